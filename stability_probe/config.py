@@ -1,0 +1,145 @@
+"""What a run is: one frozen, validated description, and the identity derived from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stability_probe.errors import UsageError
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "precision": ("float32", "bfloat16"),
+    "optimizer": ("sgd", "adamw"),
+    "lr_schedule": ("fixed", "cosine", "step"),
+    "lr_rule": ("none", "linear", "sqrt"),
+    "channels_last": ("auto", "on", "off"),
+}
+
+# Where the data lies and how many threads compute do not change what a run is.
+_NOT_IDENTITY = frozenset({"data_dir", "threads"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One training run. Raises `UsageError` for values that cannot work together."""
+
+    model: str
+    """timm name, ``torchvision:NAME`` or ``package.module:callable``."""
+    data: str = "digits"
+    """Data set name, ``folder:PATH`` or ``package.module:callable``."""
+    data_dir: str | None = None
+    """Where data sets on disk are looked for; None means the usual places."""
+    limit: int | None = None
+    """Seeded class-balanced subset: at most this many training and as many test samples."""
+    img_size: int | None = None
+    """Side of the square input in pixels; None means 32, and 224 for ``folder:PATH``."""
+    batch_size: int = 16
+    """Samples per update in the first epoch."""
+    min_batch_size: int = 16
+    """A schedule never goes below this (or below `batch_size` when that is smaller)."""
+    max_batch_size: int | None = None
+    """A schedule never goes above this; None means `default_max_batch_size`."""
+    epochs: int = 100
+    """Epochs of the full run."""
+    window_epochs: int = 4
+    """First epochs, at the initial batch, that the probe measures and thresholds come from."""
+    max_epochs: int | None = None
+    """Stop early after this many epochs; the probe sets it to `window_epochs`."""
+    seed: int = 0
+    """Seeds weights, order of samples, augmentation and dropout."""
+    device: str = "auto"
+    """cuda, mps, cpu, or auto."""
+    precision: str = "float32"
+    """float32, or bfloat16 autocast."""
+    optimizer: str = "sgd"
+    """sgd (with momentum) or adamw."""
+    lr: float = 0.01
+    """Base learning rate at `batch_size`."""
+    momentum: float = 0.9
+    """SGD momentum."""
+    weight_decay: float = 5e-4
+    """L2 penalty (SGD) or decoupled decay (AdamW)."""
+    lr_schedule: str = "fixed"
+    """fixed, cosine or step, counted in epochs."""
+    lr_rule: str = "none"
+    """How the rate follows the batch: none (the paper), linear (SGD) or sqrt (Adam family)."""
+    scheduler: str = "fixed"
+    """Batch schedule: see `stability_probe.schedulers.SCHEDULERS`."""
+    scheduler_args: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the batch schedule."""
+    channels_last: str = "auto"
+    """Memory format: on, off, or auto (measured, then chosen)."""
+    threads: int | None = None
+    """CPU threads; None leaves torch's choice."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise UsageError(f"{name} is {value!r}; use one of {', '.join(allowed)}")
+        for name in ("batch_size", "min_batch_size", "epochs", "window_epochs"):
+            _require_at_least(name, getattr(self, name), 1)
+        for name in ("limit", "img_size", "max_batch_size", "max_epochs", "threads"):
+            if getattr(self, name) is not None:
+                _require_at_least(name, getattr(self, name), 1)
+        if not 0 < self.lr < float("inf"):
+            raise UsageError(f"lr is {self.lr}; use a positive number")
+        if self.window_epochs > self.epochs:
+            raise UsageError(
+                f"the window of {self.window_epochs} epochs is longer than the run of "
+                f"{self.epochs}; use --window {self.epochs} or less, or more --epochs"
+            )
+        if self.max_batch_size is not None and self.max_batch_size < self.batch_size:
+            raise UsageError(
+                f"the largest batch {self.max_batch_size} is below the initial batch "
+                f"{self.batch_size}; use --max-batch-size {self.batch_size} or more"
+            )
+
+    @property
+    def last_epoch(self) -> int:
+        """Number of epochs this run trains: `epochs`, or `max_epochs` where that is less."""
+        return self.epochs if self.max_epochs is None else min(self.epochs, self.max_epochs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {**dataclasses.asdict(self), "scheduler_args": dict(self.scheduler_args)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        """Inverse of `to_dict`. Raises `UsageError` for a field this version does not know."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise UsageError(f"unknown setting {unknown[0]!r}; use one of {', '.join(sorted(known))}")
+        return cls(**values)
+
+    def run_id(self) -> str:
+        """Readable name with a hash of everything that differs from the defaults.
+
+        Settings that do not change the numbers (where data lies, threads) do not count, so a
+        default added later keeps the identity of old runs.
+        """
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        differing = {
+            name: value
+            for name, value in self.to_dict().items()
+            if name not in _NOT_IDENTITY and value != defaults[name] and value != {}
+        }
+        digest = hashlib.sha256(json.dumps(differing, sort_keys=True).encode()).hexdigest()[:10]
+        readable = "".join(c if c.isalnum() or c in "._-" else "-" for c in self.model)[-48:]
+        return f"{readable.lstrip('.')}-{self.scheduler.replace(':', '-')}-s{self.seed}-{digest}"
+
+
+def default_max_batch_size(num_train: int, batch_size: int) -> int:
+    """Largest batch a schedule may reach when none is given: the paper's 2048 (arXiv
+    2511.03809), but never fewer than five updates an epoch (our reading for small data)."""
+    return max(batch_size, min(2048, num_train // 5 // 8 * 8))
+
+
+def _require_at_least(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UsageError(f"{name} is {value!r}; use a whole number of at least {least}")

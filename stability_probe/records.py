@@ -1,0 +1,297 @@
+"""What was measured: frozen records, numbers only, that go to JSON and back unchanged."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """Gradient statistics of one measured step (steps are measured on a stride)."""
+
+    step: int
+    """Update within the epoch, from 0."""
+    grad_norm: float
+    """‖g‖ of the whole gradient, before the optimizer step."""
+    grad_component_variance: float
+    """Variance over the components of g."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseScaleRecord:
+    """Gradient noise at fixed parameters (McCandlish et al., arXiv 1812.06162, App. A)."""
+
+    trace_sigma: float
+    """Unbiased per-sample tr Σ."""
+    grad_sq_norm: float
+    """Unbiased ‖G‖²; zero or negative means the noise scale is undefined."""
+    noise_scale: float | None
+    """tr Σ / ‖G‖² in samples, None where undefined."""
+    num_samples: int
+    """Samples the estimate saw."""
+    time_s: float
+    """Seconds the pass took, off the training clock."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """One pass over the training data. Times exclude evaluation and noise measurement."""
+
+    epoch: int
+    """From 1."""
+    batch_size: int
+    """Samples per update."""
+    micro_batch_size: int
+    """Samples per forward and backward; smaller than `batch_size` only when memory forced it."""
+    lr: float
+    updates: int
+    samples: int
+    loss: float
+    """Training loss, mean over samples, as seen while training."""
+    grad_norm: float
+    """Mean over the measured steps."""
+    grad_norm_sem: float
+    """Standard error of that mean."""
+    grad_norm_last: float
+    """Norm of the last measured mini-batch (the pilot shows it is mostly sampling noise)."""
+    grad_component_variance: float
+    """Mean over the measured steps."""
+    num_measured_steps: int
+    grad_norm_variation: float | None
+    """Relative change of the epoch-mean norm since the epoch before; None in the first."""
+    loss_variation: float | None
+    """Relative change of the loss since the epoch before; None in the first."""
+    test_loss: float
+    test_accuracy: float
+    """Fraction of test samples classified correctly."""
+    time_s: float
+    """Wall-clock seconds of training."""
+    cpu_s: float
+    """Process CPU seconds of training, all threads."""
+    noise: NoiseScaleRecord | None = None
+    """Measured at the end of the window."""
+    action: str = "hold"
+    """What the schedule decided after this epoch: increase, rollback or hold."""
+    next_batch_size: int = 0
+    """Batch of the epoch that follows."""
+    reason: str = ""
+    """The decision in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """One finished run."""
+
+    run_id: str
+    config: Mapping[str, Any]
+    status: str
+    """finished or diverged."""
+    device: str
+    num_params: int
+    num_train: int
+    num_test: int
+    memory_format: str
+    environment: Mapping[str, str]
+    epochs: tuple[EpochRecord, ...]
+
+    @property
+    def time_s(self) -> float:
+        return sum(e.time_s for e in self.epochs)
+
+    @property
+    def cpu_s(self) -> float:
+        return sum(e.cpu_s for e in self.epochs)
+
+    @property
+    def updates(self) -> int:
+        return sum(e.updates for e in self.epochs)
+
+    @property
+    def final_accuracy(self) -> float:
+        """Test accuracy after the last epoch, never the best one."""
+        return self.epochs[-1].test_accuracy
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        return tuple(e.batch_size for e in self.epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThroughputPoint:
+    """Training speed at one batch size."""
+
+    batch_size: int
+    samples_per_s: float
+    spread: float
+    """(slowest − fastest) / median of the repeated timings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThroughputCurve:
+    """Training samples/s against batch size on one device."""
+
+    points: tuple[ThroughputPoint, ...]
+    """In rising order of batch size."""
+    memory_format: str
+    """channels_last or contiguous."""
+    memory_format_reason: str
+    busy: bool
+    """Repeated timings disagreed: something else was running."""
+    stopped_by: str | None = None
+    """Why the curve ends before the largest batch: out of memory."""
+    time_s: float = 0.0
+    """Seconds the measurement took."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanStd:
+    """Mean over seeds, with the sample standard deviation (None for a single seed)."""
+
+    mean: float
+    std: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StabilityMetrics:
+    """What the window of one run says about gradient stability."""
+
+    stability_score: float
+    """In (0, 1]; 1 is perfectly steady."""
+    grad_norm_variation: float
+    """Mean over the window's epochs."""
+    grad_component_variance: float
+    loss_variation: float
+    noise_scale: float | None
+    """In samples, at the end of the window; None where undefined."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Characterization:
+    """Everything the probe measured, before any prediction."""
+
+    config: Mapping[str, Any]
+    """The `RunConfig` of the full run it speaks of (seed of the first window)."""
+    seeds: tuple[int, ...]
+    device: str
+    num_params: int
+    num_train: int
+    num_test: int
+    max_batch_size: int
+    """Largest batch the schedule may reach."""
+    normalization: str
+    """batch, layer, group, none or mixed."""
+    metrics: tuple[StabilityMetrics, ...]
+    """One a seed."""
+    windows: tuple[tuple[EpochRecord, ...], ...]
+    """The window's epochs, one tuple a seed."""
+    curve: ThroughputCurve
+    probe_s: float
+    """Seconds the windows took, evaluation included, throughput curve apart."""
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the adaptive schedule is expected to do for this model on this device."""
+
+    verdict: str
+    """adapt, keep_fixed or abstain."""
+    probability_of_benefit: float
+    time_saved_pct: float
+    time_saved_interval_pct: tuple[float, float]
+    accuracy_delta_pp: float
+    accuracy_delta_interval_pp: tuple[float, float]
+    interval_level: float
+    """Nominal coverage of both intervals."""
+    reason: str
+    """Why this verdict, in a sentence."""
+    basis: str
+    """What it rests on: corpus size and its leave-one-family-out score."""
+    alternative: str | None = None
+    """A plainer choice that would save as much, where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Adaptive against fixed, one pair of full runs with the same seed."""
+
+    seed: int
+    time_saved_pct: float
+    accuracy_delta_pp: float
+    updates_saved_pct: float
+    time_to_target_saved_pct: float
+    """-inf where the adaptive run never reached the target."""
+    benefit_class: str
+    """benefits, neutral or harms."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """A prediction beside what full runs measured."""
+
+    config: Mapping[str, Any]
+    seeds: tuple[int, ...]
+    prediction: Prediction
+    comparisons: tuple[Comparison, ...]
+    time_saved_pct: MeanStd
+    accuracy_delta_pp: MeanStd
+    updates_saved_pct: float
+    time_to_target_saved_pct: float | None
+    """Mean over seeds; None where a seed never reached its target."""
+    benefit_class: str
+    """Of the mean outcome."""
+    inside_interval: bool
+    """Both means lie inside their predicted intervals."""
+    class_correct: bool | None
+    """None when the prediction abstained."""
+
+
+def to_plain(record: Any) -> Any:
+    """Any record, or a collection of them, as JSON-ready dicts and lists."""
+    if dataclasses.is_dataclass(record) and not isinstance(record, type):
+        return {f.name: to_plain(getattr(record, f.name)) for f in dataclasses.fields(record)}
+    if isinstance(record, Mapping):
+        return {str(key): to_plain(value) for key, value in record.items()}
+    if isinstance(record, (list, tuple)):
+        return [to_plain(value) for value in record]
+    return record
+
+
+def from_plain(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Inverse of `to_plain` for one record class.
+
+    Raises `TypeError` when fields are missing or unknown.
+    """
+    nested = _NESTED_FIELDS.get(kind, {})
+    return kind(**{name: _revive(nested.get(name), value) for name, value in values.items()})
+
+
+def _revive(kind: type | None, value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_revive(kind, item) for item in value)
+    if kind is not None and isinstance(value, Mapping):
+        return from_plain(kind, value)
+    return value
+
+
+_NESTED_FIELDS: dict[type, dict[str, type]] = {
+    EpochRecord: {"noise": NoiseScaleRecord},
+    RunResult: {"epochs": EpochRecord},
+    ThroughputCurve: {"points": ThroughputPoint},
+    Validation: {
+        "prediction": Prediction,
+        "comparisons": Comparison,
+        "time_saved_pct": MeanStd,
+        "accuracy_delta_pp": MeanStd,
+    },
+    Characterization: {
+        "metrics": StabilityMetrics,
+        "windows": EpochRecord,
+        "curve": ThroughputCurve,
+    },
+}
