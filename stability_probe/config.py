@@ -39,8 +39,6 @@ class RunConfig:
     """Side of the square input in pixels; None means 32, and 224 for ``folder:PATH``."""
     batch_size: int = 16
     """Samples per update in the first epoch."""
-    min_batch_size: int = 16
-    """A schedule never goes below this (or below `batch_size` when that is smaller)."""
     max_batch_size: int | None = None
     """A schedule never goes above this; None means `default_max_batch_size`."""
     epochs: int = 100
@@ -81,7 +79,7 @@ class RunConfig:
             value = getattr(self, name)
             if value not in allowed:
                 raise UsageError(f"{name} is {value!r}; use one of {', '.join(allowed)}")
-        for name in ("batch_size", "min_batch_size", "epochs", "window_epochs"):
+        for name in ("batch_size", "epochs", "window_epochs"):
             _require_at_least(name, getattr(self, name), 1)
         for name in ("limit", "img_size", "max_batch_size", "max_epochs", "threads"):
             if getattr(self, name) is not None:

@@ -1,0 +1,18 @@
+"""Predicts, from a characterization, whether adaptive batch scheduling will pay off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stability_probe.records import Characterization, Prediction
+
+__all__ = ["predict"]
+
+
+def predict(characterization: Characterization, corpus: Path | None = None) -> Prediction:
+    """The verdict for a characterized model, from the shipped corpus or another file."""
+    from predictor.predict import predict as predict_from_corpus
+
+    return predict_from_corpus(characterization, corpus)

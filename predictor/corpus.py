@@ -1,0 +1,241 @@
+"""The corpus: paired full runs, one row a comparison, with what every label needs."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from predictor.features import family
+from stability_probe import metrics
+from stability_probe.errors import MissingError
+from stability_probe.records import (
+    Comparison,
+    RunResult,
+    StabilityMetrics,
+    ThroughputCurve,
+    ThroughputPoint,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusRow:
+    """One adaptive run beside the fixed run with the same seed."""
+
+    model: str
+    family: str
+    data: str
+    seed: int
+    scheduler: str
+    optimizer: str
+    lr: float
+    lr_schedule: str
+    num_params: int
+    normalization: str
+    num_train: int
+    num_test: int
+    epochs: int
+    window_epochs: int
+    max_batch_size: int
+    fixed_status: str
+    adaptive_status: str
+    fixed_batch_sizes: tuple[int, ...]
+    """By epoch."""
+    adaptive_batch_sizes: tuple[int, ...]
+    fixed_accuracies: tuple[float, ...]
+    """Test accuracy by epoch, a fraction."""
+    adaptive_accuracies: tuple[float, ...]
+    fixed_cpu_s: tuple[float, ...]
+    """Process CPU seconds of training by epoch (one thread)."""
+    adaptive_cpu_s: tuple[float, ...]
+    fixed_wall_s: float
+    adaptive_wall_s: float
+    fixed_updates: int
+    adaptive_updates: int
+    stability_score: float
+    grad_norm_variation: float
+    grad_component_variance: float
+    loss_variation: float
+    noise_scale: float | None
+    curve_batch_sizes: tuple[int, ...]
+    """Of the device the runs were made on, measured while nothing else ran."""
+    curve_samples_per_s: tuple[float, ...]
+    memory_format: str
+    device: str
+    device_name: str
+    torch: str
+    fixed_run_id: str
+    adaptive_run_id: str
+
+    @property
+    def curve(self) -> ThroughputCurve:
+        """The throughput curve of the machine the row was measured on."""
+        return ThroughputCurve(
+            points=tuple(
+                ThroughputPoint(batch_size=b, samples_per_s=s, spread=0.0)
+                for b, s in zip(self.curve_batch_sizes, self.curve_samples_per_s, strict=True)
+            ),
+            memory_format=self.memory_format,
+            memory_format_reason="",
+            busy=False,
+        )
+
+    @property
+    def time_saved_pct(self) -> float:
+        """As measured, in CPU seconds."""
+        return metrics.saved_pct(sum(self.adaptive_cpu_s), sum(self.fixed_cpu_s))
+
+    @property
+    def accuracy_delta_pp(self) -> float:
+        """Final epoch, adaptive minus fixed."""
+        return metrics.accuracy_delta_pp(self.adaptive_accuracies[-1], self.fixed_accuracies[-1])
+
+    @property
+    def benefit_class(self) -> str:
+        return metrics.benefit_class(self.time_saved_pct, self.accuracy_delta_pp)
+
+
+def compare(fixed: RunResult, adaptive: RunResult) -> Comparison:
+    """The paired outcome of two finished runs; CPU seconds on a CPU, wall clock elsewhere.
+
+    On a shared CPU the wall clock measures the neighbours.
+    """
+    clock = "cpu_s" if fixed.device == "cpu" else "time_s"
+    target = fixed.final_accuracy - metrics.TARGET_MARGIN_PP / 100
+    to_target = [
+        metrics.time_to_target_s(
+            [e.test_accuracy for e in run.epochs], [getattr(e, clock) for e in run.epochs], target
+        )
+        for run in (adaptive, fixed)
+    ]
+    time_saved = metrics.saved_pct(getattr(adaptive, clock), getattr(fixed, clock))
+    delta = metrics.accuracy_delta_pp(adaptive.final_accuracy, fixed.final_accuracy)
+    return Comparison(
+        seed=fixed.config["seed"],
+        time_saved_pct=time_saved,
+        accuracy_delta_pp=delta,
+        updates_saved_pct=metrics.saved_pct(adaptive.updates, fixed.updates),
+        time_to_target_saved_pct=metrics.saved_pct(*to_target),
+        benefit_class=metrics.benefit_class(time_saved, delta),
+    )
+
+
+def make_row(
+    fixed: RunResult,
+    adaptive: RunResult,
+    curve: ThroughputCurve,
+    *,
+    normalization: str,
+    max_batch_size: int,
+) -> CorpusRow:
+    """A row from two runs that share a seed and the curve of their machine."""
+    config = fixed.config
+    window: StabilityMetrics = metrics.stability_metrics(fixed.epochs[: config["window_epochs"]])
+    return CorpusRow(
+        **{n: config[n] for n in ("model", "data", "seed", "optimizer", "lr", "lr_schedule")},
+        **{n: config[n] for n in ("epochs", "window_epochs")},
+        **dataclasses.asdict(window),
+        family=family(config["model"]),
+        scheduler=adaptive.config["scheduler"],
+        num_params=fixed.num_params,
+        normalization=normalization,
+        num_train=fixed.num_train,
+        num_test=fixed.num_test,
+        max_batch_size=max_batch_size,
+        fixed_status=fixed.status,
+        adaptive_status=adaptive.status,
+        fixed_batch_sizes=fixed.batch_sizes,
+        adaptive_batch_sizes=adaptive.batch_sizes,
+        fixed_accuracies=tuple(e.test_accuracy for e in fixed.epochs),
+        adaptive_accuracies=tuple(e.test_accuracy for e in adaptive.epochs),
+        fixed_cpu_s=tuple(round(e.cpu_s, 4) for e in fixed.epochs),
+        adaptive_cpu_s=tuple(round(e.cpu_s, 4) for e in adaptive.epochs),
+        fixed_wall_s=fixed.time_s,
+        adaptive_wall_s=adaptive.time_s,
+        fixed_updates=fixed.updates,
+        adaptive_updates=adaptive.updates,
+        curve_batch_sizes=tuple(p.batch_size for p in curve.points),
+        curve_samples_per_s=tuple(p.samples_per_s for p in curve.points),
+        memory_format=fixed.memory_format,
+        device=fixed.device,
+        device_name=fixed.environment.get("device_name", ""),
+        torch=fixed.environment.get("torch", ""),
+        fixed_run_id=fixed.run_id,
+        adaptive_run_id=adaptive.run_id,
+    )
+
+
+def corpus_path() -> Path:
+    """The shipped corpus: in the package, or in the checkout's data/."""
+    installed = Path(str(resources.files("predictor"))) / "corpus_data" / "corpus.csv"
+    checkout = Path(__file__).parent.parent / "data" / "corpus.csv"
+    for path in (installed, checkout):
+        if path.exists():
+            return path
+    raise MissingError(f"no corpus at {installed} or {checkout}; install the package again")
+
+
+def load_corpus(path: Path | None = None) -> list[CorpusRow]:
+    """All rows. Raises `MissingError` naming the line that cannot be read."""
+    path = path or corpus_path()
+    try:
+        text = path.read_text(newline="")
+    except OSError as error:
+        raise MissingError(f"cannot read {path}: {error.strerror}") from error
+    rows = []
+    for number, values in enumerate(csv.DictReader(io.StringIO(text)), start=2):
+        try:
+            rows.append(_parse_row(values))
+        except (KeyError, TypeError, ValueError) as error:
+            raise MissingError(f"{path} is damaged in line {number}: {error}") from error
+    return rows
+
+
+def format_corpus(rows: Iterable[CorpusRow]) -> str:
+    """Rows as CSV, sorted, so that the order of measurement leaves no trace."""
+    names = [f.name for f in dataclasses.fields(CorpusRow)]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(names)
+    for row in sorted(rows, key=lambda r: (r.family, r.model, r.data, r.scheduler, r.seed)):
+        writer.writerow([_format(getattr(row, name)) for name in names])
+    return buffer.getvalue()
+
+
+def _format(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(_format(item) for item in value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else str(value)
+
+
+def _parse_row(values: dict[str, str]) -> CorpusRow:
+    return CorpusRow(
+        **{f.name: _parse(str(f.type), values[f.name]) for f in dataclasses.fields(CorpusRow)}
+    )
+
+
+def _parse(kind: str, text: str) -> Any:
+    if kind.startswith("tuple"):
+        item = "int" if "int" in kind else "float"
+        return tuple(_parse(item, part) for part in text.split())
+    if kind.startswith("float | None") and text == "":
+        return None
+    if kind.startswith("float"):
+        number = float(text)
+        if not math.isfinite(number):
+            raise ValueError(f"{text!r} is not a finite number")
+        return number
+    return int(text) if kind == "int" else text
+
+
+def families(rows: Sequence[CorpusRow]) -> list[str]:
+    """Distinct families, sorted."""
+    return sorted({row.family for row in rows})

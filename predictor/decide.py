@@ -1,0 +1,132 @@
+"""From estimates to a verdict: adapt, keep the batch fixed, or say that it cannot be known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictor.corpus import CorpusRow
+from predictor.estimator import INTERVAL_LEVEL, Estimate, feature_range
+from predictor.features import FEATURES, Case
+from stability_probe import metrics
+from stability_probe.records import Prediction
+
+ADAPT_PROBABILITY = 0.7
+KEEP_PROBABILITY = 0.3
+"""Between these the classifier does not know."""
+FEATURE_MARGIN = 0.15
+"""Share of a feature's range by which a case may lie outside the corpus."""
+_WORDS = dict(
+    zip(
+        FEATURES,
+        ("headroom", "stability", "norm variation", "loss variation", "noise scale", "size"),
+        strict=True,
+    )
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intervals:
+    """Half widths around the estimates, from errors on held-out families."""
+
+    time_saved_pct: float
+    accuracy_delta_pp: float
+
+
+def unlike_corpus(case: Case, known: NDArray[np.float64]) -> str | None:
+    """Why a case is unlike everything the corpus holds, None when it is not.
+
+    `known` is the range of each feature, shape [2, num_features].
+    """
+    for index, value in enumerate(case.features):
+        low, high = known[:, index]
+        margin = FEATURE_MARGIN * (high - low)
+        if np.isnan(value):
+            continue
+        if not low - margin <= value <= high + margin:
+            side = "below" if value < low else "above"
+            return f"its {_WORDS[FEATURES[index]]} lies {side} everything in the corpus"
+    return None
+
+
+def unlike_recipe(rows: Sequence[CorpusRow], optimizer: str, lr_schedule: str) -> str | None:
+    """Why the corpus says nothing of a recipe."""
+    if optimizer not in {r.optimizer for r in rows}:
+        return f"the corpus holds no run with {optimizer}"
+    if lr_schedule not in {r.lr_schedule for r in rows}:
+        return f"the corpus holds no run with a {lr_schedule} learning rate"
+    return None
+
+
+def decide(
+    estimates: Sequence[Estimate],
+    intervals: Intervals,
+    *,
+    unlike: str | None,
+    basis: str,
+    alternative: str | None = None,
+) -> Prediction:
+    """One verdict from the estimates of all seeds."""
+    probability = float(np.mean([e.probability_of_benefit for e in estimates]))
+    time_saved = float(np.mean([e.time_saved_pct for e in estimates]))
+    delta = float(np.mean([e.accuracy_delta_pp for e in estimates]))
+    verdicts = {_verdict(e.probability_of_benefit) for e in estimates}
+    if unlike is not None:
+        verdict, reason = "abstain", f"cannot say: {unlike}"
+    elif len(verdicts) > 1:
+        verdict, reason = "abstain", "cannot say: the seeds disagree"
+    else:
+        verdict = verdicts.pop()
+        reason = _reason(verdict, probability, time_saved)
+    return Prediction(
+        verdict=verdict,
+        probability_of_benefit=probability,
+        time_saved_pct=time_saved,
+        time_saved_interval_pct=_around(time_saved, intervals.time_saved_pct),
+        accuracy_delta_pp=delta,
+        accuracy_delta_interval_pp=_around(delta, intervals.accuracy_delta_pp),
+        interval_level=INTERVAL_LEVEL,
+        reason=reason,
+        basis=basis,
+        alternative=alternative,
+    )
+
+
+def larger_fixed_batch(case: Case, time_saved_pct: float) -> str | None:
+    """The smallest larger fixed batch on the curve that saves as much time, in words."""
+    if time_saved_pct < metrics.MIN_TIME_SAVED_PCT:
+        return None
+    base = metrics.samples_per_s(case.curve, case.batch_size)
+    for point in case.curve.points:
+        saved = metrics.saved_pct(base, point.samples_per_s)
+        if point.batch_size > case.batch_size and saved >= time_saved_pct:
+            return (
+                f"a plain fixed batch of {point.batch_size} would save {saved:.0f} % on this "
+                "device; what it does to accuracy was not measured"
+            )
+    return None
+
+
+def _verdict(probability: float) -> str:
+    if probability >= ADAPT_PROBABILITY:
+        return "adapt"
+    return "keep_fixed" if probability <= KEEP_PROBABILITY else "abstain"
+
+
+def _reason(verdict: str, probability: float, time_saved: float) -> str:
+    limits = (
+        f"a benefit (at least {metrics.MIN_TIME_SAVED_PCT:.0f} % less time, at most "
+        f"{metrics.MAX_ACCURACY_LOSS_PP} pp less accuracy) has probability {probability:.2f}"
+    )
+    if verdict == "adapt":
+        return f"{limits}, above {ADAPT_PROBABILITY}"
+    if verdict == "keep_fixed":
+        return f"{limits}, below {KEEP_PROBABILITY}"
+    return f"cannot say: {limits}, between {KEEP_PROBABILITY} and {ADAPT_PROBABILITY}"
+
+
+def _around(centre: float, half_width: float) -> tuple[float, float]:
+    return centre - half_width, centre + half_width

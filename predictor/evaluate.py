@@ -1,0 +1,131 @@
+"""How far the predictor can be trusted: scores on architecture families it never saw."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.metrics import balanced_accuracy_score
+
+from predictor.corpus import CorpusRow, families
+from predictor.decide import ADAPT_PROBABILITY, KEEP_PROBABILITY
+from predictor.estimator import (
+    INTERVAL_LEVEL,
+    Estimate,
+    half_widths,
+    leave_one_family_out,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Leave-one-family-out scores of the whole procedure on its corpus."""
+
+    num_rows: int
+    num_models: int
+    num_families: int
+    class_counts: dict[str, int]
+    """Measured benefit classes."""
+    balanced_accuracy: float | None
+    """Benefit or not, among the answered rows; None when they are all of one class."""
+    answered: int
+    """Rows on which the probability alone gave a verdict."""
+    majority_accuracy: float
+    """Accuracy of always saying the more frequent of benefit and no benefit."""
+    accuracy: float | None
+    """Share of right answers among the answered rows."""
+    brier: float
+    """Mean squared error of the probability of benefit."""
+    brier_base_rate: float
+    """The same for the training families' share of benefits."""
+    time_saved_mae: float
+    """Percentage points."""
+    time_saved_mae_mean: float
+    """The same for the training families' mean."""
+    accuracy_delta_mae: float
+    accuracy_delta_mae_mean: float
+    interval_level: float
+    time_saved_coverage: float
+    """Nested: intervals from families other than the one held out."""
+    accuracy_delta_coverage: float
+
+
+def evaluate(rows: Sequence[CorpusRow]) -> Scores:
+    """Score on rows that finished. Nothing here chooses anything that is scored."""
+    estimates = leave_one_family_out(rows)
+    benefit = np.array([r.benefit_class == "benefits" for r in rows])
+    probability = np.array([e.probability_of_benefit for e in estimates])
+    answered = (probability >= ADAPT_PROBABILITY) | (probability <= KEEP_PROBABILITY)
+    told = probability[answered] >= ADAPT_PROBABILITY
+    truth = benefit[answered]
+    base_rate = _mean_of_others(rows, benefit.astype(float))
+    time_saved = np.array([r.time_saved_pct for r in rows])
+    delta = np.array([r.accuracy_delta_pp for r in rows])
+    coverage = nested_coverage(rows)
+    return Scores(
+        num_rows=len(rows),
+        num_models=len({r.model for r in rows}),
+        num_families=len(families(rows)),
+        class_counts=dict(sorted(Counter(r.benefit_class for r in rows).items())),
+        balanced_accuracy=(
+            float(balanced_accuracy_score(truth, told)) if len(set(truth)) == 2 else None
+        ),
+        answered=int(answered.sum()),
+        majority_accuracy=float(max(benefit.mean(), 1 - benefit.mean())),
+        accuracy=float((told == truth).mean()) if answered.any() else None,
+        brier=float(np.mean((probability - benefit) ** 2)),
+        brier_base_rate=float(np.mean((base_rate - benefit) ** 2)),
+        time_saved_mae=_mae(time_saved, [e.time_saved_pct for e in estimates]),
+        time_saved_mae_mean=_mae(time_saved, _mean_of_others(rows, time_saved)),
+        accuracy_delta_mae=_mae(delta, [e.accuracy_delta_pp for e in estimates]),
+        accuracy_delta_mae_mean=_mae(delta, _mean_of_others(rows, delta)),
+        interval_level=INTERVAL_LEVEL,
+        time_saved_coverage=coverage[0],
+        accuracy_delta_coverage=coverage[1],
+    )
+
+
+def nested_coverage(rows: Sequence[CorpusRow]) -> tuple[float, float]:
+    """Share of rows inside intervals made without their family, neither fit nor calibration."""
+    inside: list[tuple[bool, bool]] = []
+    estimates = leave_one_family_out(rows)
+    for held_out in families(rows):
+        others = [r for r in rows if r.family != held_out]
+        time_half, delta_half = half_widths(others, leave_one_family_out(others))
+        inside += [
+            (
+                abs(row.time_saved_pct - estimate.time_saved_pct) <= time_half,
+                abs(row.accuracy_delta_pp - estimate.accuracy_delta_pp) <= delta_half,
+            )
+            for row, estimate in zip(rows, estimates, strict=True)
+            if row.family == held_out
+        ]
+    time_inside, delta_inside = np.mean(inside, axis=0)
+    return float(time_inside), float(delta_inside)
+
+
+def describe(scores: Scores) -> str:
+    """The scores in a sentence, for every prediction to carry."""
+    right = (
+        f"{scores.answered} of {scores.num_rows} rows answered"
+        + (f", balanced accuracy {scores.balanced_accuracy:.2f}" if scores.balanced_accuracy else "")
+        + (f", accuracy {scores.accuracy:.2f}" if scores.accuracy is not None else "")
+    )
+    return (
+        f"{scores.num_rows} paired full runs of {scores.num_models} models in "
+        f"{scores.num_families} families; families held out: {right} "
+        f"(always the majority: {scores.majority_accuracy:.2f}), "
+        f"mean error of time saved {scores.time_saved_mae:.1f} points"
+    )
+
+
+def _mean_of_others(rows: Sequence[CorpusRow], values: np.ndarray) -> list[float]:
+    """For each row, the mean of the values of all other families."""
+    names = np.array([r.family for r in rows])
+    return [float(values[names != r.family].mean()) for r in rows]
+
+
+def _mae(truth: np.ndarray, told: Sequence[float]) -> float:
+    return float(np.mean(np.abs(truth - np.array(told))))

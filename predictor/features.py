@@ -1,0 +1,106 @@
+"""What the predictor may look at: the short window, the throughput curve, the model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stability_probe import metrics
+from stability_probe.records import Characterization, StabilityMetrics, ThroughputCurve
+
+_FAMILIES = (
+    "resnet densenet efficientnet mobilenetv2 mobilenetv3 vit deit regnet convnext vgg mnasnet "
+    "shufflenet squeezenet mixer levit mobilevit"
+).split()
+
+FEATURES = (
+    "log_headroom",
+    "stability_score",
+    "log_grad_norm_variation",
+    "log_loss_variation",
+    "log_noise_scale",
+    "log_num_params",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One model on one device, before its full run."""
+
+    features: tuple[float, ...]
+    """In the order of `FEATURES`; nan where undefined."""
+    curve: ThroughputCurve
+    batch_size: int
+    max_batch_size: int
+    epochs: int
+
+
+def family(model: str) -> str:
+    """The architecture family of a model's name; of an unknown one, its leading letters.
+
+    >>> family("torchvision:shufflenet_v2_x0_5"), family("test_vit"), family("deit_tiny")
+    ('shufflenet', 'vit', 'deit')
+    """
+    name = model.split(":")[-1].lower().removeprefix("test_")
+    for known in sorted(_FAMILIES, key=len, reverse=True):
+        if name.startswith(known) or (known == "mixer" and "mixer" in name):
+            return known
+    letters = "".join(c if c.isalpha() else " " for c in name).split()
+    return letters[0] if letters else name
+
+
+def make_features(
+    window: StabilityMetrics, curve: ThroughputCurve, batch_size: int, num_params: int
+) -> tuple[float, ...]:
+    """Numbers in the order of `FEATURES`."""
+    noise = window.noise_scale
+    return (
+        math.log(metrics.headroom(curve, batch_size)),
+        window.stability_score,
+        math.log(window.grad_norm_variation + 1e-3),
+        math.log(window.loss_variation + 1e-3),
+        math.nan if noise is None else math.log(noise / batch_size + 1e-3),
+        math.log(num_params),
+    )
+
+
+def make_cases(c: Characterization) -> list[Case]:
+    """One case a seed of a characterization."""
+    batch_size = c.config["batch_size"]
+    return [
+        Case(
+            features=make_features(window, c.curve, batch_size, c.num_params),
+            curve=c.curve,
+            batch_size=batch_size,
+            max_batch_size=c.max_batch_size,
+            epochs=c.config["epochs"],
+        )
+        for window in c.metrics
+    ]
+
+
+@lru_cache(maxsize=256)
+def path_multiples(paths: tuple[tuple[int, ...], ...], epochs: int) -> NDArray[np.float64]:
+    """Batch sequences as multiples of their first batch, shape [num_paths, epochs].
+
+    A shorter sequence keeps its last batch until the end; a longer one is cut.
+    """
+    rows = [[path[min(e, len(path) - 1)] / path[0] for e in range(epochs)] for path in paths]
+    return np.array(rows)
+
+
+def replayed_time_saved_pct(paths: tuple[tuple[int, ...], ...], case: Case) -> NDArray[np.float64]:
+    """Time that measured batch sequences would save on the case's device, percent, [num_paths].
+
+    Multiples of the initial batch are kept and cut off at the case's largest batch; times come
+    from its throughput curve.
+    """
+    sizes = case.batch_size * path_multiples(paths, case.epochs)
+    sizes = np.minimum(sizes, max(case.max_batch_size, case.batch_size))
+    speeds = metrics.samples_per_s(case.curve, sizes)
+    fixed_s = case.epochs / metrics.samples_per_s(case.curve, case.batch_size)
+    return 100.0 * (1.0 - (1.0 / speeds).sum(axis=1) / fixed_s)

@@ -1,0 +1,41 @@
+"""One prediction: corpus, fit, estimate, decision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from predictor.corpus import load_corpus
+from predictor.decide import (
+    Intervals,
+    decide,
+    larger_fixed_batch,
+    unlike_corpus,
+    unlike_recipe,
+)
+from predictor.estimator import feature_range, fit, half_widths, leave_one_family_out, usable
+from predictor.evaluate import describe, evaluate
+from predictor.features import make_cases
+from stability_probe.records import Characterization, Prediction
+
+
+def predict(c: Characterization, corpus: Path | None = None) -> Prediction:
+    """The verdict for a characterized model. Raises `MissingError` for an unusable corpus."""
+    rows = usable(load_corpus(corpus))
+    fitted = fit(rows)
+    cases = make_cases(c)
+    estimates = [fitted.estimate(case) for case in cases]
+    time_half, delta_half = half_widths(rows, leave_one_family_out(rows))
+    known = feature_range(rows)
+    unlike = unlike_recipe(rows, c.config["optimizer"], c.config["lr_schedule"])
+    if c.curve.busy:
+        unlike = unlike or "the machine was busy while the throughput was measured"
+    for case in cases:
+        unlike = unlike or unlike_corpus(case, known)
+    time_saved = sum(e.time_saved_pct for e in estimates) / len(estimates)
+    return decide(
+        estimates,
+        Intervals(time_saved_pct=time_half, accuracy_delta_pp=delta_half),
+        unlike=unlike,
+        basis=describe(evaluate(rows)),
+        alternative=larger_fixed_batch(cases[0], time_saved),
+    )

@@ -1,0 +1,79 @@
+"""The machine a run is on: device, threads, clocks and versions."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from stability_probe.errors import UsageError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that auto, cuda, mps or cpu stands for. Raises `UsageError` if it is absent."""
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(kind for kind, there in available.items() if there))
+    kind = name.split(":")[0]
+    if kind not in available:
+        raise UsageError(f"unknown device {name!r}; use auto, cuda, mps or cpu")
+    if not available[kind]:
+        raise UsageError(f"device {name!r} is not available here; use --device auto")
+    return torch.device(name)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device, so that a clock reads finished work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+@contextmanager
+def use_threads(threads: int | None) -> Iterator[None]:
+    """Let torch compute on this many CPU threads for a while; None changes nothing."""
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def describe_environment(device: torch.device) -> dict[str, str]:
+    """Versions, device and threads, for the record of a measurement."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    return {
+        "device_name": name,
+        "threads": str(torch.get_num_threads()),
+        "platform": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "cuda": torch.version.cuda or "" if device.type == "cuda" else "",
+        **{package: _version(package) for package in ("torch", "torchvision", "timm")},
+        "probe": _version("stability-probe"),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if "model name" in line]
+    except OSError:
+        names = []
+    return names[0] if names else platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

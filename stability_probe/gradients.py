@@ -1,0 +1,34 @@
+"""Gradient statistics between backward and step: on the device, without a sync."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    """The gradients that exist; frozen and unused parameters have none."""
+    return [p.grad for p in parameters if p.grad is not None]
+
+
+def squared_norm(grads: list[Tensor]) -> Tensor:
+    """‖g‖² of the whole gradient, a float32 scalar on the gradients' device."""
+    norms = torch._foreach_norm(grads)
+    return torch.stack([n.float() for n in norms]).square().sum()
+
+
+def norm_and_total(grads: list[Tensor]) -> Tensor:
+    """(‖g‖², Σg) of the whole gradient, float32 of shape [2] on the gradients' device.
+
+    These two numbers give the norm and the component variance, so the gradient is never
+    copied into one flat vector.
+    """
+    totals = torch.stack([g.sum(dtype=torch.float32) for g in grads]).sum()
+    return torch.stack([squared_norm(grads), totals])
+
+
+def num_components(parameters: Iterable[nn.Parameter]) -> int:
+    """Components of the whole gradient."""
+    return sum(g.numel() for g in gradients(parameters))

@@ -1,0 +1,173 @@
+"""Signals, stability and outcomes as pure functions of numbers and records.
+
+The probe, the schedules and the predictor all call these; no formula is written twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from stability_probe.records import (
+    EpochRecord,
+    MeanStd,
+    NoiseScaleRecord,
+    StabilityMetrics,
+    ThroughputCurve,
+)
+
+MIN_TIME_SAVED_PCT = 10.0
+"""A run that saves less is not counted as a benefit."""
+MAX_ACCURACY_LOSS_PP = 0.5
+"""A run that loses more is counted as harm."""
+TARGET_MARGIN_PP = 0.5
+"""Time to target is time until the fixed run's final accuracy minus this is first reached."""
+
+
+def relative_change(current: float, previous: float) -> float:
+    """|current − previous| / (|previous| + 1e-8) (arXiv 2511.03809, norm and loss variation).
+
+    >>> round(relative_change(3.0, 2.0), 6)
+    0.5
+    """
+    return abs(current - previous) / (abs(previous) + 1e-8)
+
+
+def component_variance(sq_norm: float, total: float, num_components: int) -> float:
+    """Variance over the components of a gradient, from Σg² and Σg.
+
+    >>> component_variance(14.0, 6.0, 3) == np.var([1.0, 2.0, 3.0])
+    True
+    """
+    mean = total / num_components
+    return max(0.0, sq_norm / num_components - mean * mean)
+
+
+def noise_scale(
+    small_sq_norms: Sequence[float],
+    big_sq_norm: float,
+    small_batch: int,
+    *,
+    time_s: float = 0.0,
+) -> NoiseScaleRecord:
+    """Simple noise scale tr Σ / ‖G‖² from micro-batches at fixed parameters.
+
+    `small_sq_norms` are the squared norms of the gradients of k micro-batches of `small_batch`
+    samples, `big_sq_norm` that of their mean gradient. With b = small_batch and B = k·b, both
+    estimates are unbiased (McCandlish et al., arXiv 1812.06162, App. A.1):
+
+        ‖G‖² = (B·|g_B|² − b·|g_b|²) / (B − b),   tr Σ = (|g_b|² − |g_B|²) / (1/b − 1/B).
+
+    Raises `ValueError` for fewer than two micro-batches.
+    """
+    k = len(small_sq_norms)
+    if k < 2:
+        raise ValueError("the noise scale needs at least two micro-batches")
+    big_batch = k * small_batch
+    small = float(np.mean(small_sq_norms))
+    grad_sq_norm = (big_batch * big_sq_norm - small_batch * small) / (big_batch - small_batch)
+    trace_sigma = (small - big_sq_norm) / (1 / small_batch - 1 / big_batch)
+    defined = grad_sq_norm > 0 and trace_sigma >= 0
+    return NoiseScaleRecord(
+        trace_sigma=trace_sigma,
+        grad_sq_norm=grad_sq_norm,
+        noise_scale=trace_sigma / grad_sq_norm if defined else None,
+        num_samples=big_batch,
+        time_s=time_s,
+    )
+
+
+def stability_score(grad_norms: Sequence[float]) -> float:
+    """1 / (1 + CV) of the epoch-mean gradient norms of a window; in (0, 1], 1 is steady.
+
+    CV is the sample standard deviation over the mean. Our definition: the paper's formula is
+    not public in its abstract. Raises `ValueError` for fewer than two epochs.
+
+    >>> stability_score([2.0, 2.0, 2.0])
+    1.0
+    """
+    if len(grad_norms) < 2:
+        raise ValueError("the stability score needs at least two epochs")
+    mean = float(np.mean(grad_norms))
+    if mean == 0:
+        return 1.0
+    return 1.0 / (1.0 + float(np.std(grad_norms, ddof=1)) / mean)
+
+
+def stability_metrics(window: Sequence[EpochRecord]) -> StabilityMetrics:
+    """What the first epochs of a run say. Raises `ValueError` for fewer than two epochs."""
+    noise = [e.noise for e in window if e.noise is not None]
+    return StabilityMetrics(
+        stability_score=stability_score([e.grad_norm for e in window]),
+        grad_norm_variation=_mean_known([e.grad_norm_variation for e in window]),
+        grad_component_variance=float(np.mean([e.grad_component_variance for e in window])),
+        loss_variation=_mean_known([e.loss_variation for e in window]),
+        noise_scale=noise[-1].noise_scale if noise else None,
+    )
+
+
+def mean_std(values: Sequence[float]) -> MeanStd:
+    """Mean and sample standard deviation (None for one value) over seeds."""
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return MeanStd(mean=float(np.mean(values)), std=std)
+
+
+def samples_per_s(curve: ThroughputCurve, batch_size: ArrayLike) -> Any:
+    """Speed at any batch size, or an array of them: linear in log batch between points, flat
+    beyond the ends."""
+    sizes = np.log([p.batch_size for p in curve.points])
+    return np.interp(np.log(batch_size), sizes, [p.samples_per_s for p in curve.points])
+
+
+def best_batch_size(curve: ThroughputCurve, batch_size: int) -> int:
+    """The fastest measured batch from `batch_size` up."""
+    points = [p for p in curve.points if p.batch_size >= batch_size]
+    return max(points, key=lambda p: p.samples_per_s).batch_size if points else batch_size
+
+
+def headroom(curve: ThroughputCurve, batch_size: int) -> float:
+    """Samples/s at the best larger batch over samples/s at `batch_size`; at least 1."""
+    best = samples_per_s(curve, best_batch_size(curve, batch_size))
+    return max(1.0, float(best / samples_per_s(curve, batch_size)))
+
+
+def path_time_s(curve: ThroughputCurve, batch_sizes: Sequence[float], num_train: int) -> float:
+    """Seconds that epochs at these batch sizes take on the device of the curve."""
+    return float((num_train / samples_per_s(curve, np.array(batch_sizes))).sum())
+
+
+def saved_pct(adaptive: float, fixed: float) -> float:
+    """100 × (1 − adaptive / fixed): time, updates or samples saved, in percent."""
+    return 100.0 * (1.0 - adaptive / fixed)
+
+
+def accuracy_delta_pp(adaptive: float, fixed: float) -> float:
+    """Adaptive minus fixed accuracy (fractions), in percentage points."""
+    return 100.0 * (adaptive - fixed)
+
+
+def time_to_target_s(
+    accuracies: Sequence[float], times_s: Sequence[float], target: float
+) -> float:
+    """Training seconds until `target` accuracy is first reached; infinite on a miss."""
+    elapsed = np.cumsum(times_s)
+    for accuracy, seconds in zip(accuracies, elapsed, strict=True):
+        if accuracy >= target:
+            return float(seconds)
+    return math.inf
+
+
+def benefit_class(time_saved_pct: float, accuracy_delta: float) -> str:
+    """benefits, neutral or harms, from time saved (%) and accuracy change (pp)."""
+    if accuracy_delta < -MAX_ACCURACY_LOSS_PP:
+        return "harms"
+    return "benefits" if time_saved_pct >= MIN_TIME_SAVED_PCT else "neutral"
+
+
+def _mean_known(values: Sequence[float | None]) -> float:
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if known else 0.0

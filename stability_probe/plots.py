@@ -1,0 +1,281 @@
+"""Figures of runs, probes and validations: one function a figure, records on a given axes.
+
+The numbers come from the pure functions at the top. Everything goes through matplotlib's object
+interface, so no backend, style or figure of the caller is touched.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
+from numpy.typing import NDArray
+
+from stability_probe.errors import RunError, UsageError
+from stability_probe.metrics import samples_per_s
+from stability_probe.records import (
+    Characterization,
+    EpochRecord,
+    MeanStd,
+    RunResult,
+    ThroughputCurve,
+    Validation,
+)
+from stability_probe.store import write_bytes
+
+FORMATS = ("png", "svg", "pdf")
+# Okabe and Ito's colour-blind safe set, without its yellow (too pale for lines on white).
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "os^Dv"
+DECISION_MARKS = {"increase": ("^", PALETTE[2]), "rollback": ("v", PALETTE[1])}
+LOG_SPAN = 30.0  # Values that span more than this factor get a logarithmic axis.
+
+Series = tuple[NDArray[np.float64], NDArray[np.float64]]
+Epochs = Sequence[EpochRecord]
+Windows = Epochs | Sequence[Epochs]  # The epochs of one run, or of several seeds.
+Panels = list[Callable[[Axes], None]]
+
+
+def epochs_by_seed(records: Windows) -> list[Epochs]:
+    """One sequence of epochs a seed, whichever of the two forms came in."""
+    single = [r for r in records if isinstance(r, EpochRecord)]
+    return [single] if single else [r for r in records if not isinstance(r, EpochRecord)]
+
+
+def epoch_series(epochs: Epochs, field: str) -> Series:
+    """Epoch numbers and values of a field. Epochs without a value are left out; one that is not
+    finite becomes NaN, so that the line breaks there instead of suggesting a measurement."""
+    pairs = [(e.epoch, getattr(e, field)) for e in epochs if getattr(e, field) is not None]
+    x, y = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+    return x, np.where(np.isfinite(y), y, np.nan)
+
+
+def wants_log(values: Iterable[float]) -> bool:
+    """Whether the finite values are all positive and span more than `LOG_SPAN`."""
+    finite = [v for v in values if math.isfinite(v)]
+    return bool(finite) and min(finite) > 0 and max(finite) / min(finite) > LOG_SPAN
+
+
+def batch_decisions(epochs: Epochs, action: str) -> list[tuple[float, int]]:
+    """Boundary and following batch of each `action`; the last epoch has no batch after it."""
+    return [(e.epoch + 0.5, n.batch_size) for e, n in pairwise(epochs) if e.action == action]
+
+
+def speed_ups(curve: ThroughputCurve, batch_size: int | None = None) -> list[float]:
+    """Speed of each point over that at `batch_size` (by default the first point's)."""
+    if not curve.points:
+        return []
+    reference = samples_per_s(curve, batch_size or curve.points[0].batch_size)
+    return [p.samples_per_s / reference if reference else math.nan for p in curve.points]
+
+
+def symmetric_limit(values: Iterable[float]) -> float:
+    """Half-width of an axis centred on zero that holds every finite value, with a margin."""
+    return 1.15 * max((abs(v) for v in values if math.isfinite(v)), default=0.0) or 1.0
+
+
+def draw_norms(ax: Axes, records: Windows, seeds: Sequence[int] = ()) -> None:
+    """Epoch-mean gradient norm, with a band of one standard error."""
+    for index, epochs in enumerate(epochs_by_seed(records)):
+        x, norm = epoch_series(epochs, "grad_norm")
+        sem = epoch_series(epochs, "grad_norm_sem")[1]
+        ax.fill_between(x, norm - sem, norm + sem, color=PALETTE[index % 7], alpha=0.2, linewidth=0)
+    _draw_fields(ax, records, seeds, grad_norm="norm")
+    ax.set(title="Gradient norm", ylabel="gradient norm ‖g‖ (epoch mean ± SEM)")
+
+
+def draw_component_variance(ax: Axes, records: Windows, seeds: Sequence[int] = ()) -> None:
+    """Variance over the components of the gradient, mean over each epoch."""
+    _draw_fields(ax, records, seeds, grad_component_variance="variance")
+    ax.set(title="Gradient component variance", ylabel="variance over components (epoch mean)")
+
+
+def draw_variation(ax: Axes, records: Windows, seeds: Sequence[int] = ()) -> None:
+    """Relative change of gradient norm and loss between consecutive epochs."""
+    _draw_fields(ax, records, seeds, grad_norm_variation="gradient norm", loss_variation="loss")
+    ax.set(title="Variation: norm (solid), loss (dashed)", ylabel="change since last epoch (ratio)")
+
+
+def draw_loss(ax: Axes, records: Windows, seeds: Sequence[int] = ()) -> None:
+    """Training and test loss."""
+    _draw_fields(ax, records, seeds, loss="training", test_loss="test")
+    ax.set(title="Loss: training (solid), test (dashed)", ylabel="loss (nats per sample)")
+
+
+def draw_accuracy(ax: Axes, records: Windows, seeds: Sequence[int] = ()) -> None:
+    """Test accuracy in percent."""
+    _draw_fields(ax, records, seeds, test_accuracy="test")
+    ax.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=""))
+    ax.set(title="Test accuracy", ylabel="test accuracy (%)")
+
+
+def draw_batch_size(ax: Axes, epochs: Epochs) -> None:
+    """Batch size of each epoch as steps, with the schedule's decisions at epoch boundaries."""
+    _draw_fields(ax, epochs, batch_size="batch size")
+    for line in ax.lines:
+        line.set_drawstyle("steps-mid")
+    for action, (marker, color) in DECISION_MARKS.items():
+        if at := batch_decisions(epochs, action):
+            ax.scatter(*zip(*at, strict=True), marker=marker, color=color, zorder=3, label=action)
+            ax.legend(fontsize="small")
+    _scale_log2(ax.yaxis, [e.batch_size for e in epochs])
+    ax.set(title="Batch size", ylabel="batch size (samples per update)")
+
+
+def draw_throughput(ax: Axes, curve: ThroughputCurve, batch_size: int | None = None) -> None:
+    """Training speed against batch size; labels give the speed-up over `batch_size`."""
+    sizes = [p.batch_size for p in curve.points]
+    speeds = [p.samples_per_s for p in curve.points]
+    bars = [p.samples_per_s * p.spread / 2 for p in curve.points]
+    ax.errorbar(sizes, speeds, bars, color=PALETTE[0], marker="o", markersize=4, elinewidth=1)
+    for size, speed, ratio in zip(sizes, speeds, speed_ups(curve, batch_size), strict=True):
+        if math.isfinite(ratio):
+            # Below and to the right, a rising curve leaves room.
+            at = (size, speed)
+            ax.annotate(f"{ratio:.3g}×", at, (3, -10), textcoords="offset points", size=8)
+    if wants_log(speeds):
+        ax.set_yscale("log")
+    else:
+        ax.set_ylim(0, symmetric_limit(speeds))
+    _scale_log2(ax.xaxis, sizes)
+    notes = ["machine was busy: timings disagree"] if curve.busy else []
+    notes += [f"curve ends early: {curve.stopped_by}"] if curve.stopped_by else []
+    ax.text(0.97, 0.04, "\n".join(notes), transform=ax.transAxes, ha="right", color=PALETTE[1])
+    ax.set(title=f"Throughput ({curve.memory_format})", ylabel="training speed (samples/s)")
+    ax.set_xlabel("batch size (samples per update)")
+    ax.grid(alpha=0.25)
+
+
+def draw_validation(ax: Axes, validation: Validation) -> None:
+    """Predicted intervals beside what was measured; above the zero line is better for both."""
+    p, runs, right = validation.prediction, validation.comparisons, ax.twinx()
+    measured = [c.time_saved_pct for c in runs]
+    predicted = (p.time_saved_pct, *p.time_saved_interval_pct)
+    _draw_outcome(ax, 0, predicted, measured, validation.time_saved_pct)
+    measured = [c.accuracy_delta_pp for c in runs]
+    predicted = (p.accuracy_delta_pp, *p.accuracy_delta_interval_pp)
+    _draw_outcome(right, 1, predicted, measured, validation.accuracy_delta_pp)
+    ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+    ax.set(xlim=(-0.5, 1.5), ylabel="time saved (%)")
+    ax.set_xticks([0, 1], ["time saved (left axis)", "accuracy change (right axis)"])
+    right.set_ylabel("accuracy change (percentage points)")
+    ax.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3)
+    level = f"{100 * p.interval_level:.0f} % intervals"
+    ax.set_title(f"predicted {p.verdict} ({level}), measured {validation.benefit_class}")
+
+
+EPOCH_FIGURES = (draw_norms, draw_component_variance, draw_variation, draw_loss, draw_accuracy)
+
+
+def write_run_plots(result: RunResult, out: Path, fmt: str = "png") -> list[Path]:
+    """Write `<run_id>.<fmt>` in folder `out`: what one run recorded, over its epochs."""
+    panels: Panels = [partial(draw, records=result.epochs) for draw in EPOCH_FIGURES]
+    panels += [partial(draw_batch_size, epochs=result.epochs)]
+    config, about = result.config, f"{result.device}, {result.status}"
+    title = f"{config['model']} on {config['data']}, {config['scheduler']} schedule, {about}"
+    return _write_figure(panels, title, out, result.run_id, fmt)
+
+
+def write_characterization_plots(c: Characterization, out: Path, fmt: str = "png") -> list[Path]:
+    """Write `<model>-<data>-characterization.<fmt>` in folder `out`: windows and throughput."""
+    panels: Panels = [partial(d, records=c.windows, seeds=c.seeds) for d in EPOCH_FIGURES]
+    panels += [partial(draw_throughput, curve=c.curve, batch_size=c.config["batch_size"])]
+    model, data = c.config["model"], c.config["data"]
+    name = f"{model}-{data}-characterization"
+    return _write_figure(panels, f"{model} on {data}, {c.device}", out, name, fmt)
+
+
+def write_validation_plots(v: Validation, out: Path, fmt: str = "png") -> list[Path]:
+    """Write `<model>-<data>-validation.<fmt>` in folder `out`: prediction and measurement."""
+    panels: Panels = [partial(draw_validation, validation=v)]
+    model, data = v.config["model"], v.config["data"]
+    title = f"{model} on {data}, {v.config['device']}"
+    return _write_figure(panels, title, out, f"{model}-{data}-validation", fmt)
+
+
+def _draw_fields(ax: Axes, records: Windows, seeds: Sequence[int] = (), **fields: str) -> None:
+    """A line a seed and field (name=label). The second field is dashed; colour and marker tell
+    seeds apart, or the fields of a single run."""
+    windows = epochs_by_seed(records)
+    names = seeds if len(seeds) == len(windows) else range(len(windows))
+    for index, (epochs, name) in enumerate(zip(windows, names, strict=True)):
+        for order, (field, label) in enumerate(fields.items()):
+            x, y = epoch_series(epochs, field)
+            look = order if len(windows) == 1 else index
+            text = label if len(windows) == 1 else "" if order else f"seed {name}"
+            (line,) = ax.plot(x, y, ("-", "--")[order], color=PALETTE[look % 7], label=text)
+            # Markers keep a single epoch visible; on a long run they would hide the line.
+            line.set(marker=MARKERS[look % 5] if len(x) <= 40 else "", markersize=3)
+    if len(ax.lines) > 1:
+        ax.legend(fontsize="small", ncols=1 + len(windows) // 5)
+    values = [v for line in ax.lines for v in np.asarray(line.get_ydata())]
+    if wants_log(values):
+        ax.set_yscale("log")
+    if not np.isfinite(values).any():
+        ax.text(0.5, 0.5, "no values", transform=ax.transAxes, ha="center")
+    numbers = [e.epoch for epochs in windows for e in epochs] or [1]
+    ax.set(xlabel="epoch", xlim=(min(numbers) - 0.5, max(numbers) + 0.5))
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    ax.grid(alpha=0.25)
+
+
+def _scale_log2(axis: Axis, sizes: Sequence[int]) -> None:
+    """Base-2 axis with plain numbers; the margin always leaves a power of two in view."""
+    low, high = min(sizes, default=1) / 1.5, max(sizes, default=1) * 1.5
+    axes = axis.axes
+    if axis is axes.xaxis:
+        axes.set_xscale("log", base=2)
+        axes.set_xlim(low, high)
+    else:
+        axes.set_yscale("log", base=2)
+        axes.set_ylim(low, high)
+    powers = range(math.ceil(math.log2(low)), math.floor(math.log2(high)) + 1)
+    axis.set_ticks([2.0**k for k in powers], labels=[f"{2.0**k:g}" for k in powers])
+    axis.set_minor_locator(NullLocator())
+
+
+def _draw_outcome(
+    ax: Axes, x: int, predicted: Sequence[float], measured: Sequence[float], mean: MeanStd
+) -> None:
+    """Prediction (value, low, high), each seed, and their mean, side by side around `x`."""
+    limit = symmetric_limit([*predicted, *measured])
+    ax.set_ylim(-limit, limit)
+    # An infinite end is cut at the edge of the axes.
+    value, low, high = np.clip(predicted, -limit, limit)
+    ax.vlines([x - 0.2], low, high, color=PALETTE[0], linewidth=8, alpha=0.35)
+    ax.plot([x - 0.2], [value], "D", color=PALETTE[0], label="predicted")
+    # Spread sideways, so that equal outcomes stay visible.
+    across = x + np.linspace(-0.05, 0.05, len(measured))
+    ax.plot(across, measured, "o", color=PALETTE[1], label="measured, each seed")
+    ax.errorbar([x + 0.2], [mean.mean], [mean.std or 0.0], fmt="sk", label="mean ± SD")
+
+
+def _write_figure(panels: Panels, title: str, out: Path, name: str, fmt: str) -> list[Path]:
+    """All of a file or nothing. Raises `UsageError` for a format, `RunError` for the disk."""
+    if fmt not in FORMATS:
+        raise UsageError(f"unknown plot format {fmt!r}; use one of {', '.join(FORMATS)}")
+    rows, columns = math.ceil(len(panels) / 3), min(3, len(panels))
+    fig = Figure(figsize=(4.4 * columns + 1, 3.6 * rows + 1), dpi=120)
+    fig.set_layout_engine("constrained", w_pad=0.12, h_pad=0.08)
+    for draw, ax in zip(panels, fig.subplots(rows, columns, squeeze=False).flat, strict=True):
+        draw(ax)
+    # A $ in a folder's name would otherwise start a formula.
+    fig.suptitle(title, parse_math=False)
+    content = io.BytesIO()
+    fig.savefig(content, format=fmt)
+    path = out / ("".join(c if c.isalnum() or c in "._-" else "-" for c in name) + f".{fmt}")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, content.getvalue())
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}") from error
+    return [path]

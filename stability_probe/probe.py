@@ -1,0 +1,99 @@
+"""The probe: a short window of the real run, and the device's throughput curve."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import torch
+
+from stability_probe.config import RunConfig, default_max_batch_size
+from stability_probe.datasets import Dataset
+from stability_probe.device import describe_environment, use_threads
+from stability_probe.errors import UsageError
+from stability_probe.loop import make_state, train
+from stability_probe.metrics import stability_metrics
+from stability_probe.models import normalization, num_params
+from stability_probe.progress import Progress, Quiet
+from stability_probe.records import Characterization, EpochRecord, ThroughputCurve
+from stability_probe.run import load_run_data
+from stability_probe.throughput import (
+    choose_memory_format,
+    curve_batch_sizes,
+    measure_throughput,
+)
+
+
+def characterize(
+    config: RunConfig, *, seeds: Sequence[int] = (0,), progress: Progress | None = None
+) -> Characterization:
+    """Measure what `config` describes: gradient stability and what bigger batches gain.
+
+    Trains the first `window_epochs` of the fixed-batch run once a seed, exactly as the full run
+    would, and times training steps at batch sizes up to the largest the schedule may reach.
+    Raises `UsageError` when the window is too short, `DivergedError` when training fails.
+    """
+    progress = progress or Quiet()
+    if config.window_epochs < 2:
+        raise UsageError("a window of 1 epoch shows no variation; use --window 2 or more")
+    if not seeds:
+        raise UsageError("no seed given; use --seeds 0")
+    config = dataclasses.replace(
+        config, scheduler="fixed", scheduler_args={}, seed=seeds[0], max_epochs=None
+    )
+    with use_threads(config.threads):
+        dataset = load_run_data(config)
+        choice = choose_memory_format(config, dataset)
+        resolved = dataclasses.replace(
+            config, channels_last="on" if choice.memory_format == "channels_last" else "off"
+        )
+        begin = time.perf_counter()
+        windows = tuple(_window(resolved, seed, dataset, progress) for seed in seeds)
+        probe_s = time.perf_counter() - begin
+        num_train = len(dataset.train_labels)
+        largest = config.max_batch_size or default_max_batch_size(num_train, config.batch_size)
+        sizes = curve_batch_sizes(config.batch_size, largest)
+        progress.start("throughput", 3 * len(sizes))
+        curve = measure_throughput(resolved, dataset, sizes, choice, progress)
+        return _characterization(resolved, seeds, dataset, windows, curve, largest, probe_s)
+
+
+def _window(
+    config: RunConfig, seed: int, dataset: Dataset, progress: Progress
+) -> tuple[EpochRecord, ...]:
+    config = dataclasses.replace(config, seed=seed, max_epochs=config.window_epochs)
+    progress.start(f"{config.model} window seed {seed}", config.window_epochs)
+    records = []
+    for record in train(make_state(config, dataset), dataset, config):
+        records.append(record)
+        progress.epoch(record)
+    return tuple(records)
+
+
+def _characterization(
+    config: RunConfig,
+    seeds: Sequence[int],
+    dataset: Dataset,
+    windows: tuple[tuple[EpochRecord, ...], ...],
+    curve: ThroughputCurve,
+    max_batch_size: int,
+    probe_s: float,
+) -> Characterization:
+    state = make_state(config, dataset)
+    device: torch.device = state.device
+    return Characterization(
+        config=config.to_dict(),
+        seeds=tuple(seeds),
+        device=str(device),
+        num_params=num_params(state.model),
+        num_train=len(dataset.train_labels),
+        num_test=len(dataset.test_labels),
+        max_batch_size=max_batch_size,
+        normalization=normalization(state.model),
+        metrics=tuple(stability_metrics(window) for window in windows),
+        windows=windows,
+        curve=curve,
+        probe_s=probe_s,
+        environment=describe_environment(device),
+    )

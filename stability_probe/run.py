@@ -1,0 +1,147 @@
+"""One full run, stored as it goes and resumed where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from stability_probe.config import RunConfig
+from stability_probe.datasets import Dataset, load_dataset
+from stability_probe.device import describe_environment, use_threads
+from stability_probe.errors import MissingError
+from stability_probe.loop import DivergedError, TrainState, make_state, train
+from stability_probe.models import num_params
+from stability_probe.progress import Progress, Quiet
+from stability_probe.records import EpochRecord, RunResult, from_plain, to_plain
+from stability_probe.store import RunDirectory, Store, write_bytes
+from stability_probe.throughput import choose_memory_format
+
+
+def run(config: RunConfig, store: Store, progress: Progress | None = None) -> RunResult:
+    """Train as `config` says, or report the stored result of a run that finished before.
+
+    A run that was interrupted goes on after its last recorded epoch. A run whose loss becomes
+    non-finite is stored with the status diverged.
+    """
+    progress = progress or Quiet()
+    with use_threads(config.threads), store.open(config) as directory:
+        finished = directory.result()
+        if finished is not None:
+            progress.note(f"{finished.run_id} was {finished.status} before; not run again")
+            return finished
+        dataset = load_run_data(config)
+        state, records = _start_or_resume(config, dataset, directory)
+        if records:
+            progress.note(f"{config.run_id()} goes on after epoch {len(records)}")
+        progress.start(f"{config.model} {config.scheduler} seed {config.seed}", config.last_epoch)
+        for record in records:
+            progress.epoch(record)
+        status = "finished"
+        try:
+            for record in train(state, dataset, config):
+                directory.append(record)
+                records.append(record)
+                write_bytes(directory.checkpoint, _checkpoint(state))
+                progress.epoch(record)
+        except DivergedError as error:
+            progress.note(str(error))
+            status = "diverged"
+        result = _result(config, state, dataset, records, status)
+        directory.finish(result)
+        return result
+
+
+def load_run_data(config: RunConfig) -> Dataset:
+    """The data of a run. The subset of `limit` is the same for every seed, so seeds compare."""
+    return load_dataset(
+        config.data, data_dir=config.data_dir, limit=config.limit, img_size=config.img_size
+    )
+
+
+def resolve(config: RunConfig, dataset: Dataset) -> RunConfig:
+    """`config` with the memory format chosen by measurement where it says auto."""
+    if config.channels_last != "auto":
+        return config
+    choice = choose_memory_format(config, dataset)
+    return dataclasses.replace(
+        config, channels_last="on" if choice.memory_format == "channels_last" else "off"
+    )
+
+
+def _start_or_resume(
+    config: RunConfig, dataset: Dataset, directory: RunDirectory
+) -> tuple[TrainState, list[EpochRecord]]:
+    """State and records after the last epoch that is whole on the disk."""
+    if not directory.checkpoint.exists():
+        directory.keep([])
+        return make_state(resolve(config, dataset), dataset), []
+    saved = _read_checkpoint(directory.checkpoint)
+    state = make_state(
+        dataclasses.replace(config, channels_last=saved["channels_last"]), dataset
+    )
+    state.model.load_state_dict(saved["model"])
+    state.optimizer.load_state_dict(saved["optimizer"])
+    state.scheduler.load_state_dict(saved["scheduler"])
+    state.epoch, state.batch_size = saved["epoch"], saved["batch_size"]
+    state.previous = from_plain(EpochRecord, saved["previous"])
+    records = directory.records()[: state.epoch]
+    if len(records) < state.epoch:
+        raise MissingError(
+            f"{directory.path} lacks records of epochs its checkpoint has; delete it to start over"
+        )
+    directory.keep(records)
+    return state, records
+
+
+def _checkpoint(state: TrainState) -> bytes:
+    """The state as bytes that `torch.load` reads with `weights_only`: tensors and plain values."""
+    buffer = io.BytesIO()
+    last = state.memory_format == torch.channels_last
+    torch.save(
+        {
+            "model": state.model.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "scheduler": state.scheduler.state_dict(),
+            "epoch": state.epoch,
+            "batch_size": state.batch_size,
+            "previous": to_plain(state.previous),
+            "channels_last": "on" if last else "off",
+        },
+        buffer,
+    )
+    return buffer.getvalue()
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        cause = str(error).splitlines()[0]
+        raise MissingError(f"{path} is damaged ({cause}); delete it to start over") from error
+    return saved
+
+
+def _result(
+    config: RunConfig,
+    state: TrainState,
+    dataset: Dataset,
+    records: list[EpochRecord],
+    status: str,
+) -> RunResult:
+    return RunResult(
+        run_id=config.run_id(),
+        config=config.to_dict(),
+        status=status,
+        device=str(state.device),
+        num_params=num_params(state.model),
+        num_train=len(dataset.train_labels),
+        num_test=len(dataset.test_labels),
+        memory_format=str(state.memory_format).removeprefix("torch."),
+        environment=describe_environment(state.device),
+        epochs=tuple(records),
+    )

@@ -1,0 +1,22 @@
+"""The batch never changes: the baseline of every comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stability_probe.records import EpochRecord
+from stability_probe.schedulers.base import Decision
+
+
+class Fixed:
+    """Holds whatever batch the epoch had."""
+
+    def step(self, record: EpochRecord) -> Decision:
+        return Decision(action="hold", batch_size=record.batch_size, reason="fixed batch")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to restore."""

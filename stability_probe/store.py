@@ -1,0 +1,215 @@
+"""One directory a run: config, append-only records, checkpoint, result.
+
+    ROOT/RUN_ID/config.json      what the run is
+                epochs.jsonl     one record a line, flushed and synced
+                checkpoint.pt    state after the last recorded epoch
+                result.json      written once, at the end
+                lock             held while a process works on the run
+"""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stability_probe.config import RunConfig
+from stability_probe.errors import MissingError, RunError, UsageError
+from stability_probe.records import EpochRecord, RunResult, from_plain, to_plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """One line of `probe runs`."""
+
+    run_id: str
+    model: str
+    data: str
+    scheduler: str
+    seed: int
+    batch_size: int
+    epochs_done: int
+    epochs: int
+    status: str
+    """finished, diverged or unfinished."""
+    final_accuracy: float | None
+    time_s: float
+
+
+class RunDirectory:
+    """The files of one run, open for writing by one process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.pt"
+
+    def records(self) -> list[EpochRecord]:
+        """Finished epochs in order; a cut last line is ignored."""
+        return read_records(self.path / "epochs.jsonl")
+
+    def keep(self, records: list[EpochRecord]) -> None:
+        """Drop recorded epochs that the checkpoint does not know."""
+        lines = "".join(json.dumps(to_plain(r), allow_nan=False) + "\n" for r in records)
+        write_text(self.path / "epochs.jsonl", lines)
+
+    def append(self, record: EpochRecord) -> None:
+        """Add one epoch; on the disk when this returns."""
+        with (self.path / "epochs.jsonl").open("a") as file:
+            file.write(json.dumps(to_plain(record), allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def result(self) -> RunResult | None:
+        """The result of a finished run."""
+        return read_result(self.path)
+
+    def finish(self, result: RunResult) -> None:
+        write_text(self.path / "result.json", json.dumps(to_plain(result), allow_nan=False))
+
+
+class Store:
+    """A folder of runs. Creating it touches nothing."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    @contextmanager
+    def open(self, config: RunConfig) -> Iterator[RunDirectory]:
+        """The directory of a run, made if need be and locked against a second process.
+
+        Raises `UsageError` when it holds another run, `RunError` when a process is at work on it.
+        """
+        if (self.root / "config.json").exists():
+            raise UsageError(f"{self.root} is itself a run; use another -o, such as its parent")
+        path = self.root / config.run_id()
+        path.mkdir(parents=True, exist_ok=True)
+        with (path / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(f"another process is at work on {path}; wait for it") from None
+            _claim(path / "config.json", config)
+            yield RunDirectory(path)
+
+    def list(self) -> list[RunSummary]:
+        """Every run stored here, by name; folders that hold no run are passed over."""
+        return [_summary(p.parent) for p in sorted(self.root.glob("*/config.json"))]
+
+    def load(self, run_id: str) -> RunResult:
+        """A run's result; of an unfinished run, what there is so far.
+
+        Raises `UsageError` for a name that is not stored here, `MissingError` for damaged files.
+        """
+        path = self.root / run_id
+        names = [p.parent.name for p in self.root.glob("*/config.json")]
+        if run_id not in names:
+            near = difflib.get_close_matches(run_id, names, n=3, cutoff=0.3)
+            hint = f"did you mean {' or '.join(near)}" if near else "see probe runs"
+            raise UsageError(f"no run {run_id!r} in {self.root}; {hint}")
+        return read_result(path) or _unfinished(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write all of a file or nothing: temporary name, sync, rename."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write all of a file or nothing: temporary name, sync, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """One JSON object. Raises `MissingError` when it is absent or damaged."""
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise MissingError(f"cannot read {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise MissingError(f"cannot read {path}: it holds no JSON object")
+    return values
+
+
+def read_records(path: Path) -> list[EpochRecord]:
+    """Records of a journal. Raises `MissingError` for damage anywhere but in the last line."""
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    records = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            records.append(from_plain(EpochRecord, json.loads(line)))
+        except (TypeError, ValueError) as error:
+            raise MissingError(f"{path} is damaged in line {number}: {error}") from error
+    return records
+
+
+def read_result(path: Path) -> RunResult | None:
+    """The result in a run's directory, None while it is unfinished."""
+    file = path / "result.json"
+    if not file.exists():
+        return None
+    try:
+        return from_plain(RunResult, read_json(file))
+    except TypeError as error:
+        raise MissingError(f"{file} is damaged: {error}") from error
+
+
+def _claim(file: Path, config: RunConfig) -> None:
+    if not file.exists():
+        write_text(file, json.dumps(config.to_dict(), indent=1))
+        return
+    if RunConfig.from_dict(read_json(file)).run_id() != config.run_id():
+        raise UsageError(f"{file.parent} holds another run; use another -o")
+
+
+def _unfinished(path: Path) -> RunResult:
+    config = read_json(path / "config.json")
+    return RunResult(
+        run_id=path.name,
+        config=config,
+        status="unfinished",
+        device=config["device"],
+        num_params=0,
+        num_train=0,
+        num_test=0,
+        memory_format="",
+        environment={},
+        epochs=tuple(read_records(path / "epochs.jsonl")),
+    )
+
+
+def _summary(path: Path) -> RunSummary:
+    result = read_result(path) or _unfinished(path)
+    config: Mapping[str, Any] = result.config
+    last_epoch = RunConfig.from_dict(config).last_epoch
+    return RunSummary(
+        run_id=path.name,
+        model=config["model"],
+        data=config["data"],
+        scheduler=config["scheduler"],
+        seed=config["seed"],
+        batch_size=config["batch_size"],
+        epochs_done=len(result.epochs),
+        epochs=last_epoch,
+        status=result.status,
+        final_accuracy=result.final_accuracy if result.epochs else None,
+        time_s=result.time_s,
+    )

@@ -1,0 +1,149 @@
+"""A grid of runs, from a TOML file, by local processes. Finished runs are not repeated.
+
+    [base]                # RunConfig fields shared by all runs
+    epochs = 60
+
+    [grid]                # every combination is one run
+    model = ["resnet10t", "mobilenetv3_small_050"]
+    data = ["digits", "fashion-mnist"]
+    seed = [0, 1, 2]
+
+    [schedules]           # named sets of fields; the last factor of the grid
+    fixed = {scheduler = "fixed"}
+    deba = {scheduler = "deba"}
+
+    [models.resnet10t]    # fields for one model only
+    channels_last = "on"
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from stability_probe.config import RunConfig, default_max_batch_size
+from stability_probe.errors import MissingError, UsageError
+from stability_probe.progress import Progress, Quiet
+from stability_probe.records import ThroughputCurve, from_plain, to_plain
+from stability_probe.store import Store, read_json, write_text
+
+
+def load_sweep(path: Path) -> list[RunConfig]:
+    """The runs of a sweep file. Raises `MissingError` or `UsageError` for a bad file."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise MissingError(f"cannot read {path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not TOML: {error}") from error
+    unknown = sorted(set(values) - {"base", "grid", "schedules", "models"})
+    if unknown:
+        raise UsageError(f"{path}: unknown table {unknown[0]!r}; use base, grid, schedules, models")
+    return list(_combinations(values))
+
+
+def _combinations(values: dict[str, Any]) -> Iterator[RunConfig]:
+    grid = values.get("grid", {})
+    schedules = values.get("schedules", {"fixed": {"scheduler": "fixed"}})
+    for point in itertools.product(*grid.values()):
+        chosen = dict(zip(grid, point, strict=True))
+        for_model = values.get("models", {}).get(chosen.get("model"), {})
+        for schedule in schedules.values():
+            yield RunConfig.from_dict({**values.get("base", {}), **chosen, **for_model, **schedule})
+
+
+def measure_curves(
+    configs: Sequence[RunConfig], root: Path, progress: Progress | None = None
+) -> dict[str, ThroughputCurve]:
+    """The throughput curve of each model of a sweep, one after the other on a quiet machine.
+
+    Stored as ROOT/curves/MODEL.json and measured once.
+    """
+    from stability_probe.device import use_threads
+    from stability_probe.run import load_run_data
+    from stability_probe.throughput import choose_memory_format, curve_batch_sizes, measure_throughput
+
+    progress = progress or Quiet()
+    (root / "curves").mkdir(parents=True, exist_ok=True)
+    curves = {}
+    for config in {c.model: c for c in reversed(configs)}.values():
+        path = curve_path(root, config.model)
+        if not path.exists():
+            progress.start(f"throughput of {config.model}", 1)
+            with use_threads(config.threads):
+                data = load_run_data(config)
+                choice = choose_memory_format(config, data)
+                largest = config.max_batch_size or default_max_batch_size(
+                    len(data.train_labels), config.batch_size
+                )
+                sizes = curve_batch_sizes(config.batch_size, largest)
+                curve = measure_throughput(
+                    with_memory_format(config, choice.memory_format), data, sizes, choice
+                )
+            write_text(path, json.dumps(to_plain(curve)))
+        curves[config.model] = from_plain(ThroughputCurve, read_json(path))
+    return curves
+
+
+def curve_path(root: Path, model: str) -> Path:
+    """Where a sweep keeps a model's throughput curve."""
+    return root / "curves" / f"{model.replace(':', '-')}.json"
+
+
+def with_memory_format(config: RunConfig, memory_format: str) -> RunConfig:
+    """`config` with the memory format decided, so that paired runs share it."""
+    flag = "on" if memory_format == "channels_last" else "off"
+    return dataclasses.replace(config, channels_last=flag)
+
+
+def run_sweep(
+    configs: Sequence[RunConfig], root: Path, jobs: int, progress: Progress | None = None
+) -> list[str]:
+    """Run each config in a process of its own; the run ids of those that failed.
+
+    Curves are measured first, alone; `jobs` processes then share the machine.
+    """
+    progress = progress or Quiet()
+    curves = measure_curves(configs, root, progress)
+    configs = [with_memory_format(c, curves[c.model].memory_format) for c in configs]
+    progress.start("runs", len(configs))
+    failed = []
+    with ThreadPoolExecutor(jobs) as pool:
+        codes = pool.map(lambda config: _run_in_process(config, root), configs)
+        for config, code in zip(configs, codes, strict=True):
+            progress.step(f"{config.run_id()} {'done' if code == 0 else 'failed'}")
+            if code != 0:
+                failed.append(config.run_id())
+    return failed
+
+
+def _run_in_process(config: RunConfig, root: Path) -> int:
+    """A crash, a kill or a lack of memory ends this process only."""
+    if (root / config.run_id() / "result.json").exists():
+        return 0
+    threads = str(config.threads or 1)
+    process = subprocess.run(
+        [sys.executable, "-m", "stability_probe.sweep", json.dumps(config.to_dict()), str(root)],
+        env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+        check=False,
+    )
+    return process.returncode
+
+
+def _main(config: str, root: str) -> None:
+    from stability_probe.run import run
+
+    run(RunConfig.from_dict(json.loads(config)), Store(Path(root)))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

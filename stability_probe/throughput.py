@@ -1,0 +1,203 @@
+"""Training speed against batch size on the device at hand."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from stability_probe.config import RunConfig
+from stability_probe.datasets import Dataset
+from stability_probe.device import synchronize
+from stability_probe.loop import TrainState, load_batch, make_state, train_step
+from stability_probe.progress import Progress, Quiet
+from stability_probe.records import ThroughputCurve, ThroughputPoint
+
+ROUNDS = 3
+"""Every size is timed this many times, sizes interleaved, so that a drift hits all alike."""
+MIN_TIMING_S = 0.15
+"""One timing repeats steps for at least this long."""
+BUSY_SPREAD = 0.25
+"""Repeated timings that differ by more than this say that the machine is busy."""
+MIN_GAIN = 1.03
+"""channels_last must be this much faster to be chosen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryFormatChoice:
+    """The memory format a run uses and why."""
+
+    memory_format: str
+    reason: str
+
+
+def curve_batch_sizes(batch_size: int, max_batch_size: int) -> list[int]:
+    """Doublings from the initial batch, ending at the largest."""
+    sizes = [batch_size]
+    while sizes[-1] * 2 < max_batch_size:
+        sizes.append(sizes[-1] * 2)
+    return sizes if sizes[-1] >= max_batch_size else [*sizes, max_batch_size]
+
+
+def measure_throughput(
+    config: RunConfig,
+    dataset: Dataset,
+    batch_sizes: Sequence[int],
+    choice: MemoryFormatChoice,
+    progress: Progress | None = None,
+) -> ThroughputCurve:
+    """Samples/s of whole training steps, batches loaded as in training, at each batch size.
+
+    Out of memory, met or foreseen, ends the curve before that size; at least the first size is
+    measured, and its failure is raised.
+    """
+    progress = progress or Quiet()
+    begin = time.perf_counter()
+    state = make_state(config, dataset)
+    data = dataset.to(state.device)
+    timings: dict[int, list[float]] = {}
+    stopped_by = None
+    for size in batch_sizes:
+        stopped_by = _foresee_out_of_memory(state.device, list(timings), size)
+        if stopped_by is None and not _fits(state, data, config, size, first=not timings):
+            stopped_by = f"out of memory at batch {size}"
+        if stopped_by is not None:
+            break
+        timings[size] = []
+    for _ in range(ROUNDS):
+        for size, seconds in timings.items():
+            seconds.append(_time_step(state, data, config, size))
+            progress.step(f"batch {size}: {size / seconds[-1]:.0f} samples/s")
+    points = tuple(_point(size, seconds) for size, seconds in timings.items())
+    return ThroughputCurve(
+        points=points,
+        memory_format=choice.memory_format,
+        memory_format_reason=choice.reason,
+        busy=float(np.median([p.spread for p in points])) > BUSY_SPREAD,
+        stopped_by=stopped_by,
+        time_s=time.perf_counter() - begin,
+    )
+
+
+def choose_memory_format(config: RunConfig, dataset: Dataset) -> MemoryFormatChoice:
+    """What `channels_last` says, or for auto the faster of the two at two batch sizes.
+
+    They are timed side by side at the initial batch and at four times that.
+    """
+    if config.channels_last != "auto":
+        name = "channels_last" if config.channels_last == "on" else "contiguous"
+        return MemoryFormatChoice(memory_format=name, reason="as asked")
+    states = {
+        flag: make_state(_with_format(config, flag), dataset) for flag in ("on", "off")
+    }
+    if not any(isinstance(m, nn.Conv2d) for m in states["on"].model.modules()):
+        return MemoryFormatChoice(memory_format="contiguous", reason="the model has no convolution")
+    data = dataset.to(states["on"].device)
+    sizes = [config.batch_size, min(4 * config.batch_size, len(data.train_labels))]
+    seconds: dict[tuple[str, int], list[float]] = {}
+    for round_number in range(ROUNDS):
+        for size in sizes:
+            for flag, state in states.items():
+                if round_number == 0:
+                    _steps(state, data, config, size, 1)
+                timing = _time_step(state, data, config, size)
+                seconds.setdefault((flag, size), []).append(timing)
+    gains = [min(seconds["off", s]) / min(seconds["on", s]) for s in sizes]
+    gain = float(np.exp(np.mean(np.log(gains))))
+    told = " and ".join(f"{g:.2f}x at batch {s}" for g, s in zip(gains, sizes, strict=True))
+    name = "channels_last" if gain >= MIN_GAIN else "contiguous"
+    return MemoryFormatChoice(
+        memory_format=name, reason=f"channels_last against contiguous: {told} as fast"
+    )
+
+
+def _with_format(config: RunConfig, flag: str) -> RunConfig:
+    return RunConfig.from_dict({**config.to_dict(), "channels_last": flag})
+
+
+def _point(size: int, seconds: list[float]) -> ThroughputPoint:
+    median = float(np.median(seconds))
+    return ThroughputPoint(
+        batch_size=size,
+        samples_per_s=size / median,
+        spread=(max(seconds) - min(seconds)) / median,
+    )
+
+
+def _time_step(state: TrainState, data: Dataset, config: RunConfig, size: int) -> float:
+    """Seconds one step takes, averaged over as many as fill the shortest timing."""
+    steps, total = 0, 0.0
+    while total < MIN_TIMING_S:
+        total += _steps(state, data, config, size, 1)
+        steps += 1
+    return total / steps
+
+
+def _steps(state: TrainState, data: Dataset, config: RunConfig, size: int, count: int) -> float:
+    """Seconds that `count` training steps on the first samples take."""
+    generator = torch.Generator().manual_seed(0)
+    index = torch.arange(size) % len(data.train_labels)
+    state.model.train()
+    synchronize(state.device)
+    begin = time.perf_counter()
+    for _ in range(count):
+        images, labels = load_batch(data, index, state, generator)
+        train_step(state.model, state.optimizer, images, labels, config.precision)
+    synchronize(state.device)
+    return time.perf_counter() - begin
+
+
+def _fits(
+    state: TrainState, data: Dataset, config: RunConfig, size: int, *, first: bool
+) -> bool:
+    """Whether one warm-up step at this size has enough memory."""
+    try:
+        _steps(state, data, config, size, 1)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if first or not _is_out_of_memory(error):
+            raise
+        state.optimizer.zero_grad(set_to_none=True)
+        gc.collect()
+        if state.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return False
+    return True
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """The CPU allocator raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or "memory" in str(error).lower()
+
+
+def _foresee_out_of_memory(device: torch.device, done: list[int], size: int) -> str | None:
+    """Why a batch must not even be tried on a CPU, where the kernel would kill the process.
+
+    The peak so far, scaled by the batch, must fit into what is available.
+    """
+    if device.type != "cpu" or not done:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    more = peak * (size / done[-1] - 1)
+    available = available_memory()
+    if available is None or more < available:
+        return None
+    return f"batch {size} might need {more / 2**30:.1f} GiB more than the memory that is free"
+
+
+def available_memory(meminfo: Path = Path("/proc/meminfo")) -> float | None:
+    """Bytes that can still be taken, None where the system does not tell."""
+    try:
+        lines = meminfo.read_text().splitlines()
+    except OSError:
+        return None
+    values = dict(line.split(":", 1) for line in lines if ":" in line)
+    if "MemAvailable" not in values:
+        return None
+    return float(values["MemAvailable"].split()[0]) * 1024
