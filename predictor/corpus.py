@@ -185,7 +185,7 @@ def load_corpus(path: Path | None = None) -> list[CorpusRow]:
     """All rows. Raises `MissingError` naming the line that cannot be read."""
     path = path or corpus_path()
     try:
-        text = path.read_text(newline="")
+        text = path.read_text()
     except OSError as error:
         raise MissingError(f"cannot read {path}: {error.strerror}") from error
     rows = []

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictor.corpus import CorpusRow
-from predictor.estimator import INTERVAL_LEVEL, Estimate, feature_range
+from predictor.estimator import INTERVAL_LEVEL, Estimate
 from predictor.features import FEATURES, Case
 from stability_probe import metrics
 from stability_probe.records import Prediction

@@ -57,7 +57,9 @@ class Fitted:
         """Time saved is the mean of the known batch sequences replayed on the case's curve:
         what varies most between models, the gain of a bigger batch, is measured, not learned."""
         x = np.array([case.features])
-        given = dict(zip(self.classifier.classes_, self.classifier.predict_proba(x)[0], strict=True))
+        given = dict(
+            zip(self.classifier.classes_, self.classifier.predict_proba(x)[0], strict=True)
+        )
         saved = replayed_time_saved_pct(self.paths, case)
         return Estimate(
             probabilities=tuple(float(given.get(name, 0.0)) for name in CLASSES),
@@ -136,7 +138,9 @@ def half_widths(
     Split-conformal quantiles of the absolute leave-one-family-out errors, of rank
     ⌈(n + 1)·level⌉ (Vovk et al.); infinite when there are too few rows for the level.
     """
-    time_errors = [abs(r.time_saved_pct - e.time_saved_pct) for r, e in zip(rows, estimates, strict=True)]
+    time_errors = [
+        abs(r.time_saved_pct - e.time_saved_pct) for r, e in zip(rows, estimates, strict=True)
+    ]
     accuracy_errors = [
         abs(r.accuracy_delta_pp - e.accuracy_delta_pp) for r, e in zip(rows, estimates, strict=True)
     ]

@@ -13,7 +13,6 @@ from predictor.corpus import CorpusRow, families
 from predictor.decide import ADAPT_PROBABILITY, KEEP_PROBABILITY
 from predictor.estimator import (
     INTERVAL_LEVEL,
-    Estimate,
     half_widths,
     leave_one_family_out,
 )
@@ -110,7 +109,11 @@ def describe(scores: Scores) -> str:
     """The scores in a sentence, for every prediction to carry."""
     right = (
         f"{scores.answered} of {scores.num_rows} rows answered"
-        + (f", balanced accuracy {scores.balanced_accuracy:.2f}" if scores.balanced_accuracy else "")
+        + (
+            f", balanced accuracy {scores.balanced_accuracy:.2f}"
+            if scores.balanced_accuracy
+            else ""
+        )
         + (f", accuracy {scores.accuracy:.2f}" if scores.accuracy is not None else "")
     )
     return (

@@ -13,9 +13,9 @@ from stability_probe import metrics
 from stability_probe.records import Characterization, StabilityMetrics, ThroughputCurve
 
 _FAMILIES = (
-    "resnet densenet efficientnet mobilenetv2 mobilenetv3 vit deit regnet convnext vgg mnasnet "
-    "shufflenet squeezenet mixer levit mobilevit"
-).split()
+    *("resnet", "densenet", "efficientnet", "mobilenetv2", "mobilenetv3", "vit", "deit", "regnet"),
+    *("convnext", "vgg", "mnasnet", "shufflenet", "squeezenet", "mixer", "levit", "mobilevit"),
+)
 
 FEATURES = (
     "log_headroom",
@@ -103,4 +103,5 @@ def replayed_time_saved_pct(paths: tuple[tuple[int, ...], ...], case: Case) -> N
     sizes = np.minimum(sizes, max(case.max_batch_size, case.batch_size))
     speeds = metrics.samples_per_s(case.curve, sizes)
     fixed_s = case.epochs / metrics.samples_per_s(case.curve, case.batch_size)
-    return 100.0 * (1.0 - (1.0 / speeds).sum(axis=1) / fixed_s)
+    saved: NDArray[np.float64] = 100.0 * (1.0 - (1.0 / speeds).sum(axis=1) / fixed_s)
+    return saved

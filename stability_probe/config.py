@@ -112,7 +112,9 @@ class RunConfig:
         known = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise UsageError(f"unknown setting {unknown[0]!r}; use one of {', '.join(sorted(known))}")
+            raise UsageError(
+                f"unknown setting {unknown[0]!r}; use one of {', '.join(sorted(known))}"
+            )
         return cls(**values)
 
     def run_id(self) -> str:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,6 +23,7 @@ from stability_probe.labelled_images import (
     check_arrays,
     from_user,
 )
+from stability_probe.user_code import import_callable, one_line, working_directory_importable
 
 _NAMED_SIZE, _FOLDER_SIZE = 32, 224  # pixels
 _CHUNK = 256  # images held as floats at a time while resizing and measuring
@@ -228,14 +225,14 @@ def _shifted(batch: int, size: int, generator: torch.Generator) -> Tensor:
 
 def _call_user(name: str) -> LabelledImages:
     """Data from the user's ``package.module:callable``, checked."""
-    with _working_directory_importable():
-        make = _import_callable(name)
+    with working_directory_importable():
+        make = import_callable(name)
         try:
             made = make()
         except ProbeError:
             raise
         except Exception as error:
-            raise UsageError(f"{name} raised {_one_line(error)}") from error
+            raise UsageError(f"{name} raised {one_line(error)}") from error
     if not isinstance(made, Dataset):
         return from_user(name, made)
     raw = LabelledImages(
@@ -252,33 +249,3 @@ def _call_user(name: str) -> LabelledImages:
     if widths != {checked.train_images.shape[1]} or min(made.std) <= 0:
         raise UsageError(f"{name}: use one mean and one positive std for each channel")
     return checked
-
-
-def _import_callable(name: str) -> Callable[[], object]:
-    module_name, _, attribute = name.partition(":")
-    try:
-        made: object = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            made = getattr(made, part)
-    except Exception as error:  # importing runs the user's code
-        raise UsageError(
-            f"cannot import {name} ({_one_line(error)}); use package.module:callable, "
-            "importable from the working directory"
-        ) from error
-    if not callable(made):
-        raise UsageError(f"{name} is no callable; give a function without arguments")
-    return made
-
-
-@contextmanager
-def _working_directory_importable() -> Iterator[None]:
-    path = os.getcwd()
-    sys.path.insert(0, path)
-    try:
-        yield
-    finally:
-        sys.path.remove(path)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

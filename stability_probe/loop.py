@@ -69,14 +69,16 @@ def make_state(config: RunConfig, dataset: Dataset) -> TrainState:
     device = resolve_device(config.device)
     torch.manual_seed(config.seed)
     image = dataset.train_images[0]
-    shape = {"num_classes": dataset.num_classes, "img_size": image.shape[-1]}
-    model = make_model(config.model, in_chans=image.shape[0], **shape)
-    check_model(model, config.model, in_chans=image.shape[0], **shape)
+    shape = {
+        "num_classes": dataset.num_classes,
+        "img_size": image.shape[-1],
+        "in_chans": image.shape[0],
+    }
+    model = make_model(config.model, **shape)
+    check_model(model, config.model, **shape)
     _check_batch(config, model, len(dataset.train_labels))
-    memory_format = (
-        torch.channels_last if config.channels_last == "on" else torch.contiguous_format
-    )
-    model = model.to(device=device, memory_format=memory_format)
+    memory_format = torch.channels_last if config.channels_last == "on" else torch.contiguous_format
+    model = model.to(device).to(memory_format=memory_format)
     learning_rate(config, 1, config.batch_size)
     return TrainState(
         model=model,
@@ -179,7 +181,7 @@ def epoch_batches(num_samples: int, batch_size: int, generator: torch.Generator)
 
     A single sample left over joins the batch before it, since BatchNorm cannot train on one.
     """
-    batches = list(torch.randperm(num_samples, generator=generator).split(batch_size))
+    batches = list(torch.split(torch.randperm(num_samples, generator=generator), batch_size))
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches
@@ -216,7 +218,7 @@ def measure_noise_scale(state: TrainState, data: Dataset, config: RunConfig) -> 
     small: list[Tensor] = []
     mean: list[Tensor] = []
     with torch.random.fork_rng(devices=[]):
-        for batch in order[: count * size].split(size):
+        for batch in torch.split(order[: count * size], size):
             state.optimizer.zero_grad(set_to_none=True)
             images, labels = load_batch(data, batch, state)
             backward(state.model, images, labels, config.precision)
@@ -235,9 +237,7 @@ def measure_noise_scale(state: TrainState, data: Dataset, config: RunConfig) -> 
     return metrics.noise_scale(norms, big.item(), size, time_s=time.perf_counter() - begin)
 
 
-def _train_epoch(
-    state: TrainState, data: Dataset, config: RunConfig, epoch: int
-) -> dict[str, Any]:
+def _train_epoch(state: TrainState, data: Dataset, config: RunConfig, epoch: int) -> dict[str, Any]:
     """The timed part of an epoch; statistics stay on the device until its end."""
     lr = learning_rate(config, epoch, state.batch_size)
     for group in state.optimizer.param_groups:
@@ -255,9 +255,7 @@ def _train_epoch(
     for step, batch in enumerate(batches):
         images, labels = load_batch(data, batch, state, noise)
         measured = sums[step // stride] if step % stride == 0 else None
-        loss = train_step(
-            state.model, state.optimizer, images, labels, config.precision, measured
-        )
+        loss = train_step(state.model, state.optimizer, images, labels, config.precision, measured)
         loss_sum += loss * len(batch)
     synchronize(state.device)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu

@@ -150,9 +150,7 @@ def accuracy_delta_pp(adaptive: float, fixed: float) -> float:
     return 100.0 * (adaptive - fixed)
 
 
-def time_to_target_s(
-    accuracies: Sequence[float], times_s: Sequence[float], target: float
-) -> float:
+def time_to_target_s(accuracies: Sequence[float], times_s: Sequence[float], target: float) -> float:
     """Training seconds until `target` accuracy is first reached; infinite on a miss."""
     elapsed = np.cumsum(times_s)
     for accuracy, seconds in zip(accuracies, elapsed, strict=True):

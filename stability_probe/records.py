@@ -184,7 +184,7 @@ class Characterization:
     max_batch_size: int
     """Largest batch the schedule may reach."""
     normalization: str
-    """batch, layer, group, none or mixed."""
+    """batch, layer, group, rms, none or mixed."""
     metrics: tuple[StabilityMetrics, ...]
     """One a seed."""
     windows: tuple[tuple[EpochRecord, ...], ...]

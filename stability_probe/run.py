@@ -81,9 +81,7 @@ def _start_or_resume(
         directory.keep([])
         return make_state(resolve(config, dataset), dataset), []
     saved = _read_checkpoint(directory.checkpoint)
-    state = make_state(
-        dataclasses.replace(config, channels_last=saved["channels_last"]), dataset
-    )
+    state = make_state(dataclasses.replace(config, channels_last=saved["channels_last"]), dataset)
     state.model.load_state_dict(saved["model"])
     state.optimizer.load_state_dict(saved["optimizer"])
     state.scheduler.load_state_dict(saved["scheduler"])

@@ -1,10 +1,10 @@
 """One directory a run: config, append-only records, checkpoint, result.
 
-    ROOT/RUN_ID/config.json      what the run is
-                epochs.jsonl     one record a line, flushed and synced
-                checkpoint.pt    state after the last recorded epoch
-                result.json      written once, at the end
-                lock             held while a process works on the run
+ROOT/RUN_ID/config.json      what the run is
+            epochs.jsonl     one record a line, flushed and synced
+            checkpoint.pt    state after the last recorded epoch
+            result.json      written once, at the end
+            lock             held while a process works on the run
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
 """A grid of runs, from a TOML file, by local processes. Finished runs are not repeated.
 
-    [base]                # RunConfig fields shared by all runs
-    epochs = 60
+[base]                # RunConfig fields shared by all runs
+epochs = 60
 
-    [grid]                # every combination is one run
-    model = ["resnet10t", "mobilenetv3_small_050"]
-    data = ["digits", "fashion-mnist"]
-    seed = [0, 1, 2]
+[grid]                # every combination is one run
+model = ["resnet10t", "mobilenetv3_small_050"]
+data = ["digits", "fashion-mnist"]
+seed = [0, 1, 2]
 
-    [schedules]           # named sets of fields; the last factor of the grid
-    fixed = {scheduler = "fixed"}
-    deba = {scheduler = "deba"}
+[schedules]           # named sets of fields; the last factor of the grid
+fixed = {scheduler = "fixed"}
+deba = {scheduler = "deba"}
 
-    [models.resnet10t]    # fields for one model only
-    channels_last = "on"
+[models.resnet10t]    # fields for one model only
+channels_last = "on"
 """
 
 from __future__ import annotations
@@ -70,7 +70,11 @@ def measure_curves(
     """
     from stability_probe.device import use_threads
     from stability_probe.run import load_run_data
-    from stability_probe.throughput import choose_memory_format, curve_batch_sizes, measure_throughput
+    from stability_probe.throughput import (
+        choose_memory_format,
+        curve_batch_sizes,
+        measure_throughput,
+    )
 
     progress = progress or Quiet()
     (root / "curves").mkdir(parents=True, exist_ok=True)

@@ -94,9 +94,7 @@ def choose_memory_format(config: RunConfig, dataset: Dataset) -> MemoryFormatCho
     if config.channels_last != "auto":
         name = "channels_last" if config.channels_last == "on" else "contiguous"
         return MemoryFormatChoice(memory_format=name, reason="as asked")
-    states = {
-        flag: make_state(_with_format(config, flag), dataset) for flag in ("on", "off")
-    }
+    states = {flag: make_state(_with_format(config, flag), dataset) for flag in ("on", "off")}
     if not any(isinstance(m, nn.Conv2d) for m in states["on"].model.modules()):
         return MemoryFormatChoice(memory_format="contiguous", reason="the model has no convolution")
     data = dataset.to(states["on"].device)
@@ -154,9 +152,7 @@ def _steps(state: TrainState, data: Dataset, config: RunConfig, size: int, count
     return time.perf_counter() - begin
 
 
-def _fits(
-    state: TrainState, data: Dataset, config: RunConfig, size: int, *, first: bool
-) -> bool:
+def _fits(state: TrainState, data: Dataset, config: RunConfig, size: int, *, first: bool) -> bool:
     """Whether one warm-up step at this size has enough memory."""
     try:
         _steps(state, data, config, size, 1)

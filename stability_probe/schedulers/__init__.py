@@ -37,7 +37,9 @@ def make_scheduler(config: RunConfig, num_train: int) -> BatchScheduler:
     if config.scheduler not in SCHEDULERS:
         raise UsageError(_unknown("scheduler", config.scheduler, list(SCHEDULERS)))
     kind, make = SCHEDULERS[config.scheduler]
-    allowed = [p for p in inspect.signature(kind).parameters if p not in ("limits", "args", "kwargs")]
+    allowed = [
+        p for p in inspect.signature(kind).parameters if p not in ("limits", "args", "kwargs")
+    ]
     for name in config.scheduler_args:
         if name not in allowed:
             raise UsageError(_unknown(f"argument of {config.scheduler}", name, allowed))

@@ -85,7 +85,9 @@ class Deba:
         """Limit of each signal below which it is calm; None while they are being measured."""
         if len(self._calibration) < self.calibration_epochs:
             return None
-        return {name: self.tolerance * _known(self._calibration, name, np.median) for name in SIGNALS}
+        return {
+            name: self.tolerance * _known(self._calibration, name, np.median) for name in SIGNALS
+        }
 
     def step(self, record: EpochRecord) -> Decision:
         """Decide after `record`, which must be the epoch after the one seen last."""

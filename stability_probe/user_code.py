@@ -1,0 +1,41 @@
+"""Names of the user's own code: ``package.module:callable``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from stability_probe.errors import UsageError
+
+
+def import_callable(name: str) -> Callable[..., object]:
+    module_name, _, attribute = name.partition(":")
+    try:
+        made: object = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            made = getattr(made, part)
+    except Exception as error:  # importing runs the user's code
+        raise UsageError(
+            f"cannot import {name} ({one_line(error)}); use package.module:callable, "
+            "importable from the working directory"
+        ) from error
+    if not callable(made):
+        raise UsageError(f"{name} is no callable; give a function")
+    return made
+
+
+@contextmanager
+def working_directory_importable() -> Iterator[None]:
+    path = os.getcwd()
+    sys.path.insert(0, path)
+    try:
+        yield
+    finally:
+        sys.path.remove(path)
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

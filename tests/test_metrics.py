@@ -1,0 +1,141 @@
+"""Each formula against a second way to its answer."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stability_probe import metrics
+from tests.factories import make_curve, make_epoch
+
+positive = st.floats(1e-3, 1e3)
+
+
+def test_component_variance_is_numpys() -> None:
+    g = np.random.default_rng(0).normal(0.3, 2.0, 1001)
+    got = metrics.component_variance(float((g**2).sum()), float(g.sum()), g.size)
+    assert got == pytest.approx(g.var(), rel=1e-9)
+
+
+def test_component_variance_is_not_negative_by_rounding() -> None:
+    assert metrics.component_variance(1.0, math.sqrt(3.0) + 1e-9, 3) == 0.0
+
+
+@pytest.mark.parametrize(("batch", "count", "dim", "s"), [(4, 8, 20, 1.0), (16, 4, 5, 0.5)])
+def test_noise_scale_of_the_analytic_quadratic(batch: int, count: int, dim: int, s: float) -> None:
+    """Loss ½‖θ−z‖² with z ~ N(μ, s²I): per-sample gradient θ−z, noise scale d·s²/‖θ−μ‖²."""
+    rng = np.random.default_rng(1)
+    distance = np.full(dim, 0.7)
+    records = []
+    for _ in range(4000):
+        micro = (distance - rng.normal(0, s, (count, batch, dim))).mean(axis=1)
+        small = (micro**2).sum(axis=1)
+        records.append(metrics.noise_scale(small, float((micro.mean(axis=0) ** 2).sum()), batch))
+    trace = np.array([r.trace_sigma for r in records])
+    sq_norm = np.array([r.grad_sq_norm for r in records])
+    for estimate, truth in ((trace, dim * s**2), (sq_norm, (distance**2).sum())):
+        assert abs(estimate.mean() - truth) < 4 * estimate.std() / math.sqrt(len(estimate))
+    ratio = trace.mean() / sq_norm.mean()
+    assert ratio == pytest.approx(dim * s**2 / (distance**2).sum(), rel=0.05)
+
+
+def test_noise_scale_is_undefined_rather_than_huge() -> None:
+    record = metrics.noise_scale([1.0, 1.0], 0.4, 8)
+    assert record.grad_sq_norm <= 0
+    assert record.noise_scale is None
+
+
+def test_noise_scale_of_equal_micro_batches_is_zero() -> None:
+    record = metrics.noise_scale([2.0, 2.0], 2.0, 8)
+    assert record.noise_scale == 0.0
+    assert record.num_samples == 16
+
+
+def test_noise_scale_needs_two_micro_batches() -> None:
+    with pytest.raises(ValueError, match="two micro-batches"):
+        metrics.noise_scale([1.0], 1.0, 8)
+
+
+def test_relative_change_by_hand() -> None:
+    assert metrics.relative_change(0.5, 2.0) == pytest.approx(0.75)
+    assert metrics.relative_change(1.0, 0.0) == pytest.approx(1e8)
+
+
+def test_stability_score_by_hand() -> None:
+    # mean 2, sample standard deviation 1: CV ½
+    assert metrics.stability_score([1.0, 2.0, 3.0]) == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match="two epochs"):
+        metrics.stability_score([1.0])
+
+
+@given(st.lists(positive, min_size=2, max_size=20), positive)
+def test_stability_score_ignores_scale_and_order(norms: list[float], scale: float) -> None:
+    score = metrics.stability_score(norms)
+    assert 0 < score <= 1
+    assert metrics.stability_score([scale * n for n in norms]) == pytest.approx(score)
+    assert metrics.stability_score(norms[::-1]) == pytest.approx(score)
+
+
+def test_stability_metrics_skip_the_first_epochs_missing_variation() -> None:
+    noise = metrics.noise_scale([3.0, 3.0], 2.0, 8)
+    window = [
+        make_epoch(epoch=1, grad_norm=1.0, grad_norm_variation=None, loss_variation=None),
+        make_epoch(epoch=2, grad_norm=3.0, grad_norm_variation=0.2, loss_variation=0.4, noise=noise),
+    ]
+    got = metrics.stability_metrics(window)
+    assert got.grad_norm_variation == 0.2
+    assert got.loss_variation == 0.4
+    assert got.noise_scale == noise.noise_scale
+    assert got.stability_score == pytest.approx(1 / (1 + math.sqrt(2) / 2))
+
+
+def test_mean_std_is_the_sample_deviation() -> None:
+    got = metrics.mean_std([1.0, 2.0, 4.0])
+    assert (got.mean, got.std) == (pytest.approx(7 / 3), pytest.approx(np.std([1, 2, 4], ddof=1)))
+    assert metrics.mean_std([5.0]).std is None
+
+
+def test_speed_between_and_beyond_the_points() -> None:
+    curve = make_curve([16, 64], [100.0, 300.0])
+    assert metrics.samples_per_s(curve, 32) == pytest.approx(200.0)
+    assert metrics.samples_per_s(curve, 8) == 100.0
+    assert metrics.samples_per_s(curve, 4096) == 300.0
+
+
+def test_headroom_looks_at_larger_batches_only() -> None:
+    curve = make_curve([16, 32, 64, 128], [400.0, 100.0, 250.0, 200.0])
+    assert metrics.best_batch_size(curve, 32) == 64
+    assert metrics.headroom(curve, 32) == pytest.approx(2.5)
+    assert metrics.headroom(curve, 64) == 1.0
+
+
+def test_path_time_is_the_sum_of_its_epochs() -> None:
+    curve = make_curve([16, 64], [100.0, 200.0])
+    assert metrics.path_time_s(curve, [16, 16, 64], 1000) == pytest.approx(10 + 10 + 5)
+
+
+def test_time_to_target() -> None:
+    assert metrics.time_to_target_s([0.1, 0.5, 0.6], [1.0, 2.0, 3.0], 0.5) == 3.0
+    assert metrics.time_to_target_s([0.1], [1.0], 0.5) == math.inf
+
+
+def test_saved_and_delta_signs() -> None:
+    assert metrics.saved_pct(60.0, 80.0) == pytest.approx(25.0)
+    assert metrics.accuracy_delta_pp(0.91, 0.93) == pytest.approx(-2.0)
+
+
+@pytest.mark.parametrize(
+    ("saved", "delta", "expected"),
+    [
+        (10.0, -0.5, "benefits"),
+        (9.9, 3.0, "neutral"),
+        (50.0, -0.51, "harms"),
+        (-20.0, 0.0, "neutral"),
+    ],
+)
+def test_benefit_class_at_its_limits(saved: float, delta: float, expected: str) -> None:
+    assert metrics.benefit_class(saved, delta) == expected
