@@ -57,8 +57,9 @@ def describe_environment(device: torch.device) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "platform": platform.platform(terse=True),
         "python": platform.python_version(),
+        "torch": torch.__version__,
         "cuda": torch.version.cuda or "" if device.type == "cuda" else "",
-        **{package: _version(package) for package in ("torch", "torchvision", "timm")},
+        **{package: _version(package) for package in ("torchvision", "timm")},
         "probe": _version("stability-probe"),
     }
 

@@ -21,7 +21,14 @@ from typing import Any
 
 from stability_probe.config import RunConfig
 from stability_probe.errors import MissingError, RunError, UsageError
-from stability_probe.records import EpochRecord, RunResult, from_plain, to_plain
+from stability_probe.records import (
+    Characterization,
+    EpochRecord,
+    Prediction,
+    RunResult,
+    from_plain,
+    to_plain,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +111,18 @@ class Store:
         """Every run stored here, by name; folders that hold no run are passed over."""
         return [_summary(p.parent) for p in sorted(self.root.glob("*/config.json"))]
 
+    def save_characterization(self, c: Characterization, prediction: Prediction) -> Path:
+        """Keep a characterization beside the runs; an earlier one is never overwritten."""
+        folder = self.root / "characterizations"
+        folder.mkdir(parents=True, exist_ok=True)
+        name = RunConfig.from_dict(c.config).run_id()
+        number = 1
+        while (path := folder / f"{name}-{number}.json").exists():
+            number += 1
+        content = {"characterization": to_plain(c), "prediction": to_plain(prediction)}
+        write_text(path, json.dumps(content, allow_nan=False))
+        return path
+
     def load(self, run_id: str) -> RunResult:
         """A run's result; of an unfinished run, what there is so far.
 
@@ -170,6 +189,20 @@ def read_result(path: Path) -> RunResult | None:
         return from_plain(RunResult, read_json(file))
     except TypeError as error:
         raise MissingError(f"{file} is damaged: {error}") from error
+
+
+def read_characterization(path: Path) -> tuple[Characterization, Prediction]:
+    """What `Store.save_characterization` wrote. Raises `MissingError` for anything else."""
+    content = read_json(path)
+    try:
+        return (
+            from_plain(Characterization, content["characterization"]),
+            from_plain(Prediction, content["prediction"]),
+        )
+    except (AttributeError, KeyError, TypeError) as error:
+        raise MissingError(
+            f"{path} holds no characterization ({error}); use a file that probe characterize stored"
+        ) from error
 
 
 def _claim(file: Path, config: RunConfig) -> None:

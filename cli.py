@@ -1,0 +1,197 @@
+"""The command line: parse, one library call, print.
+
+Heavy libraries are imported inside commands, so that help and usage errors come at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stability_probe.errors import MissingError, RunError, UsageError
+from stability_probe.exits import EXIT_CODES, Group
+from stability_probe.options import (
+    COMMON,
+    MODEL,
+    PLOT,
+    ROOT,
+    SCHEDULE,
+    STORED,
+    TRAINING,
+    seeds_option,
+)
+from stability_probe.settings import make_config
+
+if TYPE_CHECKING:
+    from stability_probe.records import Characterization, RunResult
+
+
+def load_stored(name: str, root: Path, figures: Path) -> RunResult | Characterization:
+    """What `plot` draws: a run by its name or folder, or a JSON file of a run or probe."""
+    from stability_probe.records import Characterization, RunResult, from_plain
+    from stability_probe.store import Store, read_json
+
+    path = Path(name)
+    if path.suffix != ".json":
+        if (path / "config.json").is_file():
+            root, name = path.parent, path.resolve().name
+        elif not (root / name).is_dir() and (figures / name).is_dir():
+            root = figures
+        run = Store(root).load(name)
+        if not run.epochs:
+            raise UsageError(f"{name} has no finished epoch yet")
+        return run
+    values = read_json(path)
+    values = values.get("characterization", values)
+    kind: type[RunResult | Characterization] = (
+        Characterization if "windows" in values else RunResult
+    )
+    known = {field.name for field in dataclasses.fields(kind)}
+    try:
+        return from_plain(kind, {n: v for n, v in values.items() if n in known})
+    except (AttributeError, TypeError) as error:
+        raise MissingError(
+            f"{path} holds no epochs of a run or probe to draw; use a RUN_ID, see probe runs"
+        ) from error
+
+
+def print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata
+
+        try:
+            version = metadata.version("stability-probe")
+        except metadata.PackageNotFoundError:
+            version = "of a checkout that is not installed"
+        click.echo(f"probe {version}")
+        ctx.exit()
+
+
+@click.group(cls=Group, epilog=EXIT_CODES)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=print_version,
+    help="Show the version and exit.",
+)  # fmt: skip
+def probe() -> None:
+    """Will adaptive batch scheduling pay off for this architecture?
+
+    Start with: probe characterize resnet50
+    """
+
+
+@probe.command(params=[MODEL, *TRAINING, seeds_option("0"), ROOT, *COMMON])
+def characterize(**options: Any) -> None:
+    """Probe MODEL: will an adaptive batch pay off?
+
+    Trains a short window of the full run and measures the device's throughput. MODEL is a
+    timm name, torchvision:NAME or package.module:callable.
+    """
+    config = make_config(options)
+    from predictor import predict, summary
+    from stability_probe.probe import characterize
+    from stability_probe.store import Store
+    from stability_probe.terminal import print_result, watching
+
+    store = Store(Path(options["output"]))
+    with watching(options) as progress:
+        c = characterize(config, seeds=options["seeds"], store=store, progress=progress)
+        p = predict(c)
+    print_result(
+        options["json"],
+        lambda: summary.characterization_json(c, p),
+        lambda: summary.characterization_table(c, p),
+    )
+    # Stored last: a disk that is full by now does not take the answer with it.
+    store.save_characterization(c, p)
+
+
+@probe.command(params=[MODEL, *TRAINING, *SCHEDULE, ROOT, *COMMON])
+def run(**options: Any) -> None:
+    """Train MODEL once, in full.
+
+    A run that was interrupted goes on where it stopped.
+    """
+    config = make_config(options)
+    from predictor import summary
+    from stability_probe.run import run
+    from stability_probe.store import Store
+    from stability_probe.terminal import print_result, watching
+
+    with watching(options) as progress:
+        result = run(config, Store(Path(options["output"])), progress)
+    print_result(
+        options["json"], lambda: summary.run_json(result), lambda: summary.run_table(result)
+    )
+    if result.status == "diverged":
+        epoch = len(result.epochs) + 1
+        raise RunError(f"the loss became non-finite in epoch {epoch}; use a smaller --lr")
+
+
+@probe.command(params=[MODEL, *TRAINING, seeds_option("0,1,2"), ROOT, *COMMON])
+def validate(**options: Any) -> None:
+    """Check the prediction by full runs of MODEL.
+
+    Trains fixed and adaptive runs, paired by seed. Exits 1 when the prediction failed.
+    """
+    config = make_config(options)
+    from predictor import summary
+    from predictor.validate import validate
+    from stability_probe.store import Store
+    from stability_probe.terminal import print_result, watching
+
+    store = Store(Path(options["output"]))
+    with watching(options) as progress:
+        v = validate(config, seeds=options["seeds"], store=store, progress=progress)
+    print_result(
+        options["json"], lambda: summary.validation_json(v), lambda: summary.validation_table(v)
+    )
+    if not v.inside_interval or v.class_correct is False:
+        click.get_current_context().exit(1)
+
+
+@probe.command(params=[STORED, *PLOT, *COMMON])
+def plot(**options: Any) -> None:
+    """Draw a stored run, or a characterization from its file.
+
+    The run is looked for in --runs, then in -o.
+    """
+    from stability_probe.plots import write_characterization_plots, write_run_plots
+    from stability_probe.records import Characterization
+    from stability_probe.terminal import print_result
+
+    figures, form = Path(options["figures"]), options["format"]
+    drawn = load_stored(options["stored"], Path(options["output"]), figures)
+    files = (
+        write_characterization_plots(drawn, figures, form)
+        if isinstance(drawn, Characterization)
+        else write_run_plots(drawn, figures, form)
+    )
+    names = [str(file) for file in files]
+    print_result(
+        options["json"], lambda: {"schema_version": 1, "files": names}, lambda: "\n".join(names)
+    )
+
+
+@probe.command(params=[ROOT, *COMMON])
+def runs(**options: Any) -> None:
+    """List the stored runs."""
+    from predictor import summary
+    from stability_probe.store import Store
+    from stability_probe.terminal import print_result
+
+    stored = Store(Path(options["output"])).list()
+    print_result(
+        options["json"], lambda: summary.runs_json(stored), lambda: summary.runs_table(stored)
+    )
+
+
+def main() -> None:
+    """The console script."""
+    probe.main(prog_name="probe")
+
+
+if __name__ == "__main__":
+    main()

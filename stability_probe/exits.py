@@ -1,0 +1,138 @@
+"""How a command ends: one line on stderr and a documented exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import traceback
+import warnings
+from typing import Any, NoReturn
+
+import click
+from click.core import ParameterSource
+
+from stability_probe.errors import ProbeError
+from stability_probe.settings import near
+
+EXIT_CODES = """\b
+Exit codes:
+  0    done
+  1    validate: the prediction failed
+  2    usage: unknown name, contradictory or impossible settings
+  3    the run failed: diverged, out of memory, output not writable
+  4    data or a part of the environment is missing or damaged
+  70   a bug in probe
+  130  interrupted
+
+Every flag is also read from PROBE_<FLAG>, such as PROBE_BATCH_SIZE, and from a TOML file given
+with -C, such as batch-size = 32. A flag wins over the environment, that over the file.
+"""
+
+
+class Command(click.Command):
+    """Ends in one line on stderr and a documented exit code, whatever goes wrong inside."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # One variable a flag for every command, not PROBE_<COMMAND>_<FLAG>.
+        kwargs.setdefault("context_settings", {}).setdefault("auto_envvar_prefix", "PROBE")
+        super().__init__(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        verbose = ctx.params.get("verbose", False)
+        try:
+            with warnings.catch_warnings():
+                if not verbose:  # libraries warn about what is no concern of the user
+                    warnings.simplefilter("ignore")
+                return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except KeyboardInterrupt as error:
+            kept = f"; what was measured is kept in {ctx.params['output']}"
+            message, code = f"interrupted{kept if 'model' in ctx.params else ''}", 130
+            cause: BaseException = error
+        except Exception as error:
+            message, code, cause = *explain(error), error
+        complain(message, cause if verbose else None)
+        ctx.exit(code)
+
+
+class Group(click.Group):
+    """Says usage errors in one line, with the nearest names and where a bad value came from."""
+
+    command_class = Command
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as error:
+            _end_usage_error(error)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            _end_usage_error(error)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            ctx.fail(f"unknown command {args[0]!r}; use {near(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+def _end_usage_error(error: click.UsageError) -> NoReturn:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        raise error
+    text = error.format_message().rstrip(".")
+    if text.split(" ")[0].isalpha():  # click's own sentence, not the name of a file
+        text = text[:1].lower() + text[1:]
+    hint = f"; see {error.ctx.command_path} --help" if error.ctx else ""
+    complain(text + _source(error) + hint)
+    raise click.exceptions.Exit(2) from error
+
+
+def _source(error: click.UsageError) -> str:
+    """Where a value that nobody typed came from."""
+    if not isinstance(error, click.BadParameter) or not error.param or not error.ctx:
+        return ""
+    name = str(error.param.name)
+    source = error.ctx.get_parameter_source(name)
+    if source == ParameterSource.ENVIRONMENT:
+        return f" (from PROBE_{name.upper()})"
+    if source == ParameterSource.DEFAULT_MAP:
+        return f" (from {error.ctx.params.get('config')})"
+    return ""
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """An error in words, and the exit code of its class."""
+    if isinstance(error, ProbeError):
+        return str(error), error.exit_code
+    if isinstance(error, ImportError):
+        part = error.name or "a module"
+        return f"cannot import {part} ({error}); install it, or stability-probe anew", 4
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out of memory; use a smaller --batch-size, --max-batch-size or --limit", 3
+    if isinstance(error, OSError) and error.errno:
+        return _explain_os_error(error), 3
+    kind = type(error).__name__
+    return f"internal error: {kind}: {error}; please report it, with the output of -v", 70
+
+
+def _explain_os_error(error: OSError) -> str:
+    where = f" {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full, cannot write{where}; free some space and type the same again"
+    if error.errno == errno.EROFS:
+        return f"cannot write{where}: the file system is read-only; use another -o"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"no permission for{where or ' a file'}; use another -o or change its mode"
+    return f"cannot read or write{where}: {os.strerror(error.errno or 0)}"
+
+
+def complain(message: str, cause: BaseException | None = None) -> None:
+    """One line on stderr; below it the traceback of `cause`, if any."""
+    click.echo(f"probe: {' '.join(message.split())}", err=True)
+    if cause is not None:
+        click.echo("".join(traceback.format_exception(cause)), err=True, nl=False)

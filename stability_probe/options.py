@@ -1,0 +1,121 @@
+"""The options of the commands; defaults, types and choices come from `RunConfig`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from stability_probe.config import CHOICES, RunConfig
+from stability_probe.settings import (
+    FIELD_OF_FLAG,
+    FIELDS,
+    KeyValue,
+    Seeds,
+    as_mapping,
+    load_settings,
+    near,
+)
+
+
+def field_option(flag: str, about: str, *short: str, unset: str | None = None) -> click.Option:
+    """The option of one `RunConfig` field; `unset` says what happens where its default is None."""
+    field = FIELDS[FIELD_OF_FLAG.get(flag, flag)]
+    kinds: dict[str, Any] = {"int": click.INT, "float": click.FLOAT, "str": click.STRING}
+    return click.Option(
+        [*short, f"--{flag.replace('_', '-')}", flag],
+        type=click.Choice(CHOICES[flag]) if flag in CHOICES else kinds[str(field.type).split()[0]],
+        default=field.default,
+        show_default=unset or True,
+        help=about,
+    )
+
+
+def check_scheduler(ctx: click.Context, param: click.Parameter, name: str) -> str:
+    """Refuse an unknown schedule at once; its package needs numpy, so only where one is asked."""
+    if name != RunConfig.scheduler:
+        from stability_probe.schedulers import SCHEDULERS
+
+        if name not in SCHEDULERS:
+            raise click.BadParameter(f"no {name!r}; use {near(name, SCHEDULERS)}", ctx, param)
+    return name
+
+
+def _flag(about: str, *names: str) -> click.Option:
+    return click.Option(names, is_flag=True, default=False, help=about)
+
+
+def seeds_option(default: str) -> click.Option:
+    about = "Seeds, such as 0,1,2 or 0-4."
+    return click.Option(["--seeds"], type=Seeds(), default=default, show_default=True, help=about)
+
+
+def folder_option(about: str, *names: str, default: str = "probe-runs") -> click.Option:
+    kind = click.Path(file_okay=False)
+    return click.Option(names, type=kind, default=default, show_default=True, help=about)
+
+
+MODEL = click.Argument(["model"])
+STORED = click.Argument(["stored"], metavar="RUN_ID|FILE.json")
+TRAINING: Sequence[click.Option] = (
+    field_option("data", "Data set, folder:PATH or package.module:callable."),
+    field_option("data_dir", "Where data sets lie.", unset="the usual places"),
+    field_option("limit", "Train and test on at most so many samples.", unset="all"),
+    field_option("img_size", "Side of the input in pixels.", unset="32; 224 for folder:PATH"),
+    field_option("batch_size", "Samples per update at the start.", "-b"),
+    field_option("max_batch_size", "Largest batch of a schedule.", unset="2048; less on few data"),
+    field_option("epochs", "Epochs of the full run."),
+    field_option("window", "First epochs, which the probe measures."),
+    field_option("device", "cuda, mps, cpu or auto."),
+    field_option("precision", "float32, or bfloat16 autocast."),
+    field_option("lr", "Base learning rate."),
+    field_option("optimizer", "sgd (with momentum) or adamw."),
+    field_option("lr_schedule", "Learning rate over the epochs."),
+    field_option("lr_rule", "How the learning rate follows the batch size."),
+    field_option("channels_last", "Memory format; auto measures, then chooses."),
+    field_option("threads", "CPU threads.", unset="torch's choice"),
+)
+SCHEDULE: Sequence[click.Option] = (
+    field_option("seed", "Seed of weights and order of samples."),
+    click.Option(
+        ["--scheduler"],
+        default=RunConfig.scheduler,
+        show_default=True,
+        callback=check_scheduler,
+        help="Batch schedule: fixed or deba.",
+    ),
+    click.Option(
+        ["--scheduler-arg"],
+        type=KeyValue(),
+        multiple=True,
+        callback=as_mapping,
+        help="Argument of the schedule, the value as JSON; repeatable.",
+    ),
+)
+ROOT = folder_option("Folder of the stored runs.", "-o", "--output")
+COMMON: Sequence[click.Option] = (
+    click.Option(
+        ["-C", "--config"],
+        is_eager=True,
+        callback=load_settings,
+        metavar="FILE",
+        help="TOML file of settings, named as the flags.",
+    ),
+    _flag("Print one JSON object.", "--json"),
+    _flag("No progress, no notes.", "-q", "--quiet"),
+    _flag("Progress also in logs; tracebacks of errors.", "-v", "--verbose"),
+    _flag("No progress.", "--no-progress"),
+)
+PLOT: Sequence[click.Option] = (
+    click.Option(
+        ["--format"],
+        type=click.Choice(("png", "svg", "pdf")),
+        default="png",
+        show_default=True,
+        help="File format of the figures.",
+    ),
+    folder_option("Folder for the figures.", "-o", "--output", "figures", default="."),
+    # Named output: PROBE_OUTPUT and the file's `output` are the stored runs in every command.
+    folder_option("Folder of the stored runs.", "--runs", "output"),
+)

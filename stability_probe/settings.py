@@ -1,0 +1,172 @@
+"""Settings of the command line: a flag, else ``PROBE_<FLAG>``, else a TOML file, else the default.
+
+A flag is named as its field of `RunConfig`, apart from those in `FIELD_OF_FLAG`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from stability_probe.config import RunConfig
+
+FIELDS = {field.name: field for field in dataclasses.fields(RunConfig)}
+MAX_SEEDS = 1000
+
+# The run calls it window_epochs, since it also has a window of decisions; a flag need not.
+FIELD_OF_FLAG = {"window": "window_epochs", "scheduler_arg": "scheduler_args"}
+
+
+class Seeds(click.ParamType[tuple[int, ...]]):
+    """``0,1,2`` or ``0-4``, as a tuple of different seeds."""
+
+    name = "seeds"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        words = value if isinstance(value, str) else ",".join(map(str, _as_sequence(value)))
+        ranges = [self._range(word.strip(), param, ctx) for word in words.split(",")]
+        if sum(map(len, ranges)) > MAX_SEEDS:
+            self.fail(f"{words!r} holds more than {MAX_SEEDS} seeds", param, ctx)
+        seeds = tuple(seed for each in ranges for seed in each)
+        twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+        if twice:
+            self.fail(f"{words!r} names seed {twice[0]} twice", param, ctx)
+        return seeds
+
+    def _range(self, word: str, param: click.Parameter | None, ctx: click.Context | None) -> range:
+        match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", word)
+        if not match or int(match[2] or match[1]) < int(match[1]):
+            self.fail(f"{word!r} is no seed; use numbers such as 0,1,2 or 0-4", param, ctx)
+        return range(int(match[1]), int(match[2] or match[1]) + 1)
+
+
+class KeyValue(click.ParamType[tuple[str, Any]]):
+    """``name=value``, the value read as JSON where it is JSON, else as text."""
+
+    name = "k=v"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Any]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = str(value).partition("=")
+        if not equals or not name.strip():
+            self.fail(f"{value!r} is no name=value, such as window=15", param, ctx)
+        try:
+            parsed = json.loads(text)
+        except (ValueError, RecursionError):
+            parsed = text
+        if isinstance(parsed, float) and not math.isfinite(parsed):
+            self.fail(f"{value!r} is not finite", param, ctx)
+        return name.strip(), parsed
+
+
+def as_mapping(
+    ctx: click.Context, param: click.Parameter, pairs: tuple[tuple[str, Any], ...]
+) -> dict[str, Any]:
+    """Callback that gathers `KeyValue` pairs and refuses one that is given twice."""
+    gathered: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in gathered:
+            raise click.BadParameter(f"{name!r} is given twice", ctx, param)
+        gathered[name] = value
+    return gathered
+
+
+def make_config(options: Mapping[str, Any]) -> RunConfig:
+    """The run that parsed options describe. Raises `UsageError` where they contradict."""
+    values = {FIELD_OF_FLAG.get(name, name): value for name, value in options.items()}
+    ctx = click.get_current_context()
+    if ctx.get_parameter_source("window") == ParameterSource.DEFAULT:
+        # Nobody asked for the default window, so a shorter run is no contradiction.
+        values["window_epochs"] = max(1, min(values["window_epochs"], values["epochs"]))
+    return RunConfig(**{name: value for name, value in values.items() if name in FIELDS})
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """The names most like `name`, as words; all of them where none is."""
+    names = sorted(known)
+    return " or ".join(difflib.get_close_matches(name, names, n=3) or names)
+
+
+def load_settings(ctx: click.Context, param: click.Parameter, path: str | None) -> str | None:
+    """Callback of ``-C FILE``: its values become the defaults of the command."""
+    if path is not None:
+        group = ctx.find_root().command
+        commands = group.commands.values() if isinstance(group, click.Group) else [ctx.command]
+        options = {
+            option.name: option
+            for command in (*commands, ctx.command)
+            for option in command.params
+            if isinstance(option, click.Option) and option.name and option.expose_value
+        }
+        ctx.default_map = read_settings(Path(path), options)
+    return path
+
+
+def read_settings(path: Path, options: Mapping[str, click.Option]) -> dict[str, Any]:
+    """Settings by option name, from a TOML file that several commands may share.
+
+    Raises `click.UsageError` for an unreadable file, an unknown key or a value of a wrong type.
+    """
+    try:
+        with path.open("rb") as file:
+            found = tomllib.load(file)
+    except OSError as error:
+        raise click.UsageError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"{path} is no TOML file: {error}") from error
+    values: dict[str, Any] = {}
+    for key, value in found.items():
+        name = key.replace("-", "_")
+        if name not in options:
+            raise click.UsageError(f"{path}: unknown setting {key!r}; use {near(name, options)}")
+        if name in values:
+            raise click.UsageError(f"{path}: {key!r} is set twice, with - and with _")
+        values[name] = _checked(f"{path}: {key}", value, options[name])
+    return values
+
+
+def _checked(where: str, value: Any, option: click.Option) -> Any:
+    """`value` if TOML gave it the option's type: click would read 1.5 and true as the number 1."""
+    integer = isinstance(value, int) and not isinstance(value, bool)
+    if option.multiple:
+        if isinstance(value, dict):
+            return tuple(value.items())
+        fits, wanted = _all(value, str), "a table, or a list of texts such as window=15"
+    elif isinstance(option.type, Seeds):
+        fits = integer or isinstance(value, str) or (_all(value, int) and not _all(value, bool))
+        wanted = 'a list such as [0, 1, 2], or a text such as "0-4"'
+    elif option.is_flag:
+        fits, wanted = isinstance(value, bool), "true or false"
+    elif isinstance(option.type, click.types.IntParamType):
+        fits, wanted = integer, "a whole number"
+    elif isinstance(option.type, click.types.FloatParamType):
+        fits, wanted = integer or isinstance(value, float), "a number"
+    else:
+        fits, wanted = isinstance(value, str), 'a text in quotes, such as "auto"'
+    if not fits:
+        shown = json.dumps(value, default=str)
+        raise click.UsageError(f"{where} is {shown}; use {wanted}")
+    return value
+
+
+def _all(values: Any, kind: type) -> bool:
+    return isinstance(values, list) and bool(values) and all(isinstance(v, kind) for v in values)
+
+
+def _as_sequence(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, list | tuple) else (value,)

@@ -1,0 +1,227 @@
+"""Hand-made characterizations, runs and corpora with known truth."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from predictor.corpus import CorpusRow
+from stability_probe import metrics
+from stability_probe.config import RunConfig
+from stability_probe.records import (
+    Characterization,
+    Comparison,
+    Prediction,
+    RunResult,
+    StabilityMetrics,
+)
+from tests.factories import make_curve, make_epoch
+
+CURVE = make_curve((16, 32, 64, 128, 256), (100.0, 150.0, 200.0, 240.0, 250.0))
+FAMILIES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta")
+
+_ROW = CorpusRow(
+    model="resnet10t",
+    family="resnet",
+    data="digits",
+    seed=0,
+    scheduler="deba",
+    optimizer="sgd",
+    lr=0.01,
+    lr_schedule="fixed",
+    num_params=1_000_000,
+    normalization="batch",
+    num_train=1000,
+    num_test=400,
+    epochs=4,
+    window_epochs=2,
+    max_batch_size=256,
+    fixed_status="finished",
+    adaptive_status="finished",
+    fixed_batch_sizes=(16, 16, 16, 16),
+    adaptive_batch_sizes=(16, 16, 32, 64),
+    fixed_accuracies=(0.5, 0.6, 0.7, 0.8),
+    adaptive_accuracies=(0.5, 0.6, 0.7, 0.8),
+    fixed_cpu_s=(1.0, 1.0, 1.0, 1.0),
+    adaptive_cpu_s=(1.0, 1.0, 0.75, 0.5),
+    fixed_wall_s=4.5,
+    adaptive_wall_s=3.5,
+    fixed_updates=252,
+    adaptive_updates=174,
+    stability_score=0.8,
+    grad_norm_variation=0.1,
+    grad_component_variance=1e-4,
+    loss_variation=0.2,
+    noise_scale=64.0,
+    curve_batch_sizes=(16, 32, 64, 128, 256),
+    curve_samples_per_s=(100.0, 150.0, 200.0, 240.0, 250.0),
+    memory_format="contiguous",
+    device="cpu",
+    device_name="a processor",
+    torch="2.14.1",
+    fixed_run_id="resnet10t-fixed-s0-0123456789",
+    adaptive_run_id="resnet10t-deba-s0-0123456789",
+)
+
+
+def make_corpus_row(**fields: Any) -> CorpusRow:
+    """A row with everything set that a test does not care for."""
+    return dataclasses.replace(_ROW, **fields)
+
+
+def outcome(time_saved_pct: float, accuracy_delta_pp: float) -> dict[str, Any]:
+    """The fields of a row that give it this outcome."""
+    return {
+        "fixed_cpu_s": (1.0,) * 4,
+        "adaptive_cpu_s": (1.0 - time_saved_pct / 100,) * 4,
+        "fixed_accuracies": (0.5, 0.6, 0.7, 0.8),
+        "adaptive_accuracies": (0.5, 0.6, 0.7, 0.8 + accuracy_delta_pp / 100),
+    }
+
+
+def make_corpus(
+    rng: np.random.Generator,
+    *,
+    families: Sequence[str] = FAMILIES,
+    models: int = 2,
+    seeds: int = 2,
+    noise_pct: float = 2.0,
+) -> list[CorpusRow]:
+    """Models with much headroom benefit, those without stay neutral: a learnable rule.
+
+    Every family holds both kinds, so that no family is needed to know the rule.
+    """
+    rows = []
+    for name in families:
+        for index in range(models):
+            gains = index % 2 == 0
+            speeds = 100.0 * np.linspace(1.0, rng.uniform(*((2.5, 3.5) if gains else (1, 1.1))), 5)
+            for seed in range(seeds):
+                saved = (30.0 if gains else 2.0) + rng.normal(0, noise_pct)
+                rows.append(
+                    make_corpus_row(
+                        family=name,
+                        model=f"{name}{index}",
+                        seed=seed,
+                        curve_samples_per_s=tuple(float(s) for s in speeds),
+                        stability_score=float(rng.uniform(0.6, 0.9)),
+                        grad_norm_variation=float(rng.uniform(0.05, 0.2)),
+                        loss_variation=float(rng.uniform(0.05, 0.2)),
+                        noise_scale=None if rng.uniform() < 0.2 else float(rng.uniform(20, 200)),
+                        num_params=int(rng.integers(10**5, 10**7)),
+                        **outcome(saved, float(np.clip(rng.normal(0.5, 0.3), -0.4, 2.0))),
+                    )
+                )
+    return rows
+
+
+def make_run(
+    *,
+    batch_sizes: Sequence[int],
+    accuracies: Sequence[float],
+    cpu_s: Sequence[float],
+    time_s: Sequence[float] | None = None,
+    updates: Sequence[int] | None = None,
+    norms: Sequence[float] | None = None,
+    device: str = "cpu",
+    status: str = "finished",
+    **config: Any,
+) -> RunResult:
+    """A stored run, one value an epoch."""
+    count = len(batch_sizes)
+    settings = {"model": "resnet10t", "epochs": max(count, 2), "window_epochs": 2, **config}
+    described = RunConfig(**settings)
+    return RunResult(
+        run_id=described.run_id(),
+        config=described.to_dict(),
+        status=status,
+        device=device,
+        num_params=1_000_000,
+        num_train=1000,
+        num_test=400,
+        memory_format="contiguous",
+        environment={"device_name": "a processor", "torch": "2.14.1"},
+        epochs=tuple(
+            make_epoch(
+                epoch=i + 1,
+                batch_size=batch_sizes[i],
+                test_accuracy=accuracies[i],
+                cpu_s=cpu_s[i],
+                time_s=(time_s or cpu_s)[i],
+                updates=(updates or [10] * count)[i],
+                grad_norm=(norms or [1.0] * count)[i],
+                grad_norm_variation=None if i == 0 else 0.1 * i,
+                loss_variation=None if i == 0 else 0.2 * i,
+            )
+            for i in range(count)
+        ),
+    )
+
+
+def make_metrics(**fields: Any) -> StabilityMetrics:
+    """Window metrics inside the range of `make_corpus`."""
+    values: dict[str, Any] = {
+        "stability_score": 0.8,
+        "grad_norm_variation": 0.1,
+        "grad_component_variance": 1e-4,
+        "loss_variation": 0.1,
+        "noise_scale": 64.0,
+    }
+    return StabilityMetrics(**(values | fields))
+
+
+def make_characterization(
+    windows: Sequence[StabilityMetrics] | None = None, **fields: Any
+) -> Characterization:
+    """A probed model, two epochs a seed of 2 s each; `config` replaces settings."""
+    windows = windows or (make_metrics(), make_metrics(stability_score=0.82))
+    settings = {"model": "resnet10t", "epochs": 100, "window_epochs": 2, "batch_size": 16}
+    config = RunConfig(**(settings | fields.pop("config", {})))
+    values: dict[str, Any] = {
+        "config": config.to_dict(),
+        "seeds": tuple(range(len(windows))),
+        "device": "cpu",
+        "num_params": 1_000_000,
+        "num_train": 1000,
+        "num_test": 400,
+        "max_batch_size": 256,
+        "normalization": "batch",
+        "metrics": tuple(windows),
+        "windows": tuple((make_epoch(), make_epoch(epoch=2)) for _ in windows),
+        "curve": CURVE,
+        "probe_s": 10.0,
+        "environment": {"device_name": "a processor", "torch": "2.14.1"},
+    }
+    return Characterization(**(values | fields))
+
+
+def make_prediction(**fields: Any) -> Prediction:
+    """A confident verdict."""
+    values: dict[str, Any] = {
+        "verdict": "adapt",
+        "probability_of_benefit": 0.9,
+        "time_saved_pct": 20.0,
+        "time_saved_interval_pct": (10.0, 30.0),
+        "accuracy_delta_pp": 0.5,
+        "accuracy_delta_interval_pp": (-1.0, 2.0),
+        "interval_level": 0.9,
+        "reason": "a benefit has probability 0.90",
+        "basis": "24 paired full runs of 8 models",
+    }
+    return Prediction(**(values | fields))
+
+
+def make_comparison(time_saved_pct: float, accuracy_delta_pp: float, **fields: Any) -> Comparison:
+    """A paired outcome with the class that follows from it."""
+    values: dict[str, Any] = {
+        "seed": 0,
+        "time_saved_pct": time_saved_pct,
+        "accuracy_delta_pp": accuracy_delta_pp,
+        "updates_saved_pct": 40.0,
+        "time_to_target_saved_pct": 5.0,
+        "benefit_class": metrics.benefit_class(time_saved_pct, accuracy_delta_pp),
+    }
+    return Comparison(**(values | fields))

@@ -1,0 +1,235 @@
+"""The training loop against plain PyTorch, and the invariants of an epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from stability_probe import loop
+from stability_probe.config import RunConfig
+from stability_probe.datasets import Dataset, normalize
+from stability_probe.errors import UsageError
+from stability_probe.loop import DivergedError, epoch_batches, evaluate, make_state, train
+from stability_probe.records import EpochRecord
+from tests.tiny import blobs
+
+CONFIG = RunConfig(
+    model="tests.tiny:net",
+    data="tests.tiny:blobs",
+    epochs=6,
+    window_epochs=2,
+    device="cpu",
+    channels_last="off",
+)
+
+
+def with_fields(**fields: Any) -> RunConfig:
+    return dataclasses.replace(CONFIG, **fields)
+
+
+def train_all(config: RunConfig, dataset: Dataset) -> list[EpochRecord]:
+    return list(train(make_state(config, dataset), dataset, config))
+
+
+def timeless(record: EpochRecord) -> EpochRecord:
+    noise = dataclasses.replace(record.noise, time_s=0.0) if record.noise else None
+    return dataclasses.replace(record, time_s=0.0, cpu_s=0.0, noise=noise)
+
+
+@given(st.integers(2, 300), st.integers(2, 64), st.integers(0, 5))
+def test_every_sample_once_an_epoch_and_never_a_batch_of_one(
+    samples: int, batch_size: int, seed: int
+) -> None:
+    batches = epoch_batches(samples, batch_size, torch.Generator().manual_seed(seed))
+    assert sorted(torch.cat(batches).tolist()) == list(range(samples))
+    assert min(len(b) for b in batches) > 1
+    assert max(len(b) for b in batches) <= batch_size + 1
+    assert all(len(b) == batch_size for b in batches[:-1])
+
+
+def test_an_epoch_is_that_of_a_plain_loop() -> None:
+    """Same weights, same loss, and the norm of every step, written out by hand."""
+    dataset = blobs()
+    config = with_fields(model="tests.tiny:plain", epochs=1, window_epochs=1)
+    state = make_state(config, dataset)
+    other = make_state(config, dataset)
+    optimizer = torch.optim.SGD(
+        other.model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4
+    )
+    (record,) = train(state, dataset, config)
+    losses, norms, variances = [], [], []
+    for batch in epoch_batches(97, 16, loop._generator(0, 1, "order")):
+        images = normalize(dataset.train_images[batch], dataset)
+        loss = F.cross_entropy(other.model(images), dataset.train_labels[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        flat = torch.cat([p.grad.flatten() for p in other.model.parameters()])  # type: ignore[union-attr]
+        norms.append(flat.norm().item())
+        variances.append(flat.var(unbiased=False).item())
+        optimizer.step()
+        losses += [loss.item()] * len(batch)
+    for mine, plain in zip(state.model.parameters(), other.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, plain)
+    assert record.loss == pytest.approx(sum(losses) / 97, rel=1e-5)
+    assert record.grad_norm == pytest.approx(sum(norms) / len(norms), rel=1e-5)
+    assert record.grad_norm_last == pytest.approx(norms[-1], rel=1e-5)
+    mean_variance = sum(variances) / len(variances)
+    assert record.grad_component_variance == pytest.approx(mean_variance, rel=1e-4)
+    assert (record.updates, record.samples, record.num_measured_steps) == (6, 97, 6)
+
+
+def test_evaluation_is_the_plain_mean_and_changes_nothing() -> None:
+    dataset = blobs(num_test=300)
+    state = make_state(CONFIG, dataset)
+    before = {k: v.clone() for k, v in state.model.state_dict().items()}
+    loss, accuracy = evaluate(state, dataset, "float32")
+    state.model.eval()
+    with torch.no_grad():
+        logits = state.model(normalize(dataset.test_images, dataset))
+    assert loss == pytest.approx(F.cross_entropy(logits, dataset.test_labels).item(), rel=1e-5)
+    hits = (logits.argmax(1) == dataset.test_labels).float().mean().item()
+    assert accuracy == pytest.approx(hits)
+    assert all(torch.equal(v, before[k]) for k, v in state.model.state_dict().items())
+
+
+def test_it_learns() -> None:
+    records = train_all(with_fields(lr=0.05, epochs=8), blobs())
+    assert records[-1].test_accuracy > 0.9
+    assert records[-1].loss < records[0].loss
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
+    dataset = blobs()
+    first, second = (train_all(CONFIG, dataset) for _ in range(2))
+    assert [timeless(r) for r in first] == [timeless(r) for r in second]
+    assert train_all(with_fields(seed=1), dataset)[0].loss != first[0].loss
+
+
+@pytest.mark.parametrize("scheduler", ["fixed", "deba"])
+def test_a_window_is_the_first_epochs_of_the_full_run(scheduler: str) -> None:
+    dataset = blobs()
+    window = train_all(with_fields(max_epochs=2), dataset)
+    full = train_all(with_fields(scheduler=scheduler), dataset)
+    told = {"action": "", "reason": ""}
+    assert [dataclasses.replace(timeless(r), **told) for r in window] == [
+        dataclasses.replace(timeless(r), **told) for r in full[:2]
+    ]
+
+
+def test_the_noise_measurement_leaves_the_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = blobs()
+    measured = train_all(CONFIG, dataset)
+    monkeypatch.setattr(loop, "measure_noise_scale", lambda *_: None)
+    skipped = train_all(CONFIG, dataset)
+    assert measured[1].noise is not None
+    assert [dataclasses.replace(timeless(r), noise=None) for r in measured] == [
+        timeless(r) for r in skipped
+    ]
+
+
+def test_noise_scale_is_that_of_per_sample_gradients() -> None:
+    """For a net without BatchNorm, tr Σ and ‖G‖² follow from every sample's own gradient."""
+    dataset = blobs(num_train=2048)
+    config = with_fields(model="tests.tiny:plain", window_epochs=6)
+    state = make_state(config, dataset)
+    params = dict(state.model.named_parameters())
+
+    def loss_of(p: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        logits = torch.func.functional_call(state.model, p, (x[None],))
+        return F.cross_entropy(logits, y[None])
+
+    per_sample = torch.func.vmap(torch.func.grad(loss_of), in_dims=(None, 0, 0))(
+        {k: v.detach() for k, v in params.items()},
+        normalize(dataset.train_images, dataset),
+        dataset.train_labels,
+    )
+    g = torch.cat([v.flatten(1) for v in per_sample.values()], dim=1).double()
+    trace, sq_norm = g.var(dim=0).sum().item(), g.mean(dim=0).square().sum().item()
+    estimates = [
+        loop.measure_noise_scale(state, dataset, dataclasses.replace(config, seed=seed))
+        for seed in range(40)
+    ]
+    mean = {
+        name: torch.tensor([getattr(e, name) for e in estimates]).double()
+        for name in ("trace_sigma", "grad_sq_norm")
+    }
+    for name, truth in (("trace_sigma", trace), ("grad_sq_norm", sq_norm)):
+        error = (mean[name].mean() - truth).abs()
+        assert error < 4 * mean[name].std() / 40**0.5 + 0.02 * truth, name
+
+
+def test_an_adaptive_run_trains_with_the_batch_it_decided() -> None:
+    dataset = blobs(num_train=400)
+    args = {"cooldown": 1, "tolerance": 100.0}
+    records = train_all(with_fields(scheduler="deba", scheduler_args=args), dataset)
+    sizes = [r.batch_size for r in records]
+    assert sizes[1:] == [r.next_batch_size for r in records[:-1]]
+    assert sizes[:3] == [16, 16, 16]
+    assert sizes[3:] == [24, 40, 64]
+    assert [r.updates for r in records] == [-(-400 // b) for b in sizes]
+    assert {r.samples for r in records} == {400}
+
+
+def test_the_rate_follows_the_batch_when_asked() -> None:
+    args = {"cooldown": 1, "tolerance": 100.0}
+    config = with_fields(scheduler="deba", scheduler_args=args, lr_rule="linear")
+    records = train_all(config, blobs(num_train=400))
+    assert [r.lr for r in records] == pytest.approx([0.01 * r.batch_size / 16 for r in records])
+
+
+def test_a_loss_that_is_not_finite_ends_the_run() -> None:
+    dataset = blobs()
+    config = with_fields(lr=1e20, model="tests.tiny:plain")
+    with pytest.raises(DivergedError, match="non-finite in epoch"):
+        train_all(config, dataset)
+
+
+def test_bfloat16_autocast_trains_float32_weights() -> None:
+    dataset = blobs()
+    config = with_fields(precision="bfloat16", epochs=2)
+    state = make_state(config, dataset)
+    records = list(train(state, dataset, config))
+    assert {p.dtype for p in state.model.parameters()} == {torch.float32}
+    full = train_all(with_fields(epochs=2), dataset)
+    assert records[0].loss != full[0].loss
+    assert records[0].loss == pytest.approx(full[0].loss, rel=0.05)
+
+
+def test_channels_last_changes_the_layout_not_the_result() -> None:
+    dataset = blobs()
+    config = with_fields(channels_last="on", epochs=2)
+    state = make_state(config, dataset)
+    weight = next(state.model.parameters())
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    records = list(train(state, dataset, config))
+    assert records[1].loss == pytest.approx(train_all(with_fields(epochs=2), dataset)[1].loss, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"batch_size": 98}, "larger than the 97 training samples"),
+        ({"batch_size": 1}, "BatchNorm"),
+        ({"device": "tpu"}, "unknown device 'tpu'"),
+        ({"lr_rule": "sqrt"}, "no sqrt learning-rate rule is known for sgd"),
+        ({"scheduler": "nope"}, "unknown scheduler 'nope'"),
+    ],
+)
+def test_what_does_not_fit_says_so(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        make_state(with_fields(**fields), blobs())
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_the_same_curve() -> None:
+    dataset = blobs()
+    there = train_all(with_fields(device="cuda"), dataset)
+    here = train_all(CONFIG, dataset)
+    assert there[0].loss == pytest.approx(here[0].loss, rel=0.05)
+    assert there[-1].test_accuracy == pytest.approx(here[-1].test_accuracy, abs=0.15)

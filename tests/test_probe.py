@@ -1,0 +1,71 @@
+"""The characterization: the same loop as a full run, and nothing it should not touch."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from stability_probe import probe
+from stability_probe.errors import UsageError
+from stability_probe.loop import make_state, train
+from stability_probe.metrics import stability_metrics
+from stability_probe.records import Characterization, from_plain, to_plain
+from tests.test_loop import CONFIG, timeless, with_fields
+from tests.tiny import blobs
+
+
+@pytest.fixture(scope="module")
+def characterization() -> Characterization:
+    return probe.characterize(CONFIG, seeds=(0, 3))
+
+
+def test_windows_are_the_first_records_of_the_full_fixed_run(
+    characterization: Characterization,
+) -> None:
+    dataset = blobs()
+    for seed, window in zip((0, 3), characterization.windows, strict=True):
+        config = with_fields(seed=seed)
+        full = list(train(make_state(config, dataset), dataset, config))
+        assert [timeless(r) for r in window] == [timeless(r) for r in full[:2]]
+
+
+def test_it_reports_what_was_measured(characterization: Characterization) -> None:
+    c = characterization
+    assert c.seeds == (0, 3)
+    assert c.metrics == tuple(stability_metrics(w) for w in c.windows)
+    assert (c.num_train, c.num_test, c.normalization) == (97, 40, "batch")
+    # Convolution 3·8·9 + 8, BatchNorm 16, linear 32·3 + 3.
+    assert c.num_params == 224 + 16 + 99
+    assert c.max_batch_size == 16
+    assert [p.batch_size for p in c.curve.points] == [16]
+    assert c.probe_s > 0
+    assert c.environment["torch"] == torch.__version__
+
+
+def test_it_survives_json(characterization: Characterization) -> None:
+    text = json.dumps(to_plain(characterization), allow_nan=False)
+    assert from_plain(Characterization, json.loads(text)) == characterization
+
+
+def test_a_schedule_in_the_config_does_not_change_the_window() -> None:
+    config = with_fields(scheduler="deba", scheduler_args={"window": 5}, max_batch_size=64)
+    c = probe.characterize(config, seeds=(0,))
+    assert c.config["scheduler"] == "fixed"
+    assert c.max_batch_size == 64
+    assert [p.batch_size for p in c.curve.points] == [16, 32, 64]
+
+
+def test_threads_are_put_back() -> None:
+    before = torch.get_num_threads()
+    c = probe.characterize(with_fields(threads=before + 1), seeds=(0,))
+    assert c.environment["threads"] == str(before + 1)
+    assert torch.get_num_threads() == before
+
+
+def test_what_shows_no_variation_is_refused() -> None:
+    with pytest.raises(UsageError, match="--window 2 or more"):
+        probe.characterize(with_fields(window_epochs=1), seeds=(0,))
+    with pytest.raises(UsageError, match="--seeds"):
+        probe.characterize(CONFIG, seeds=())

@@ -1,0 +1,140 @@
+"""The throughput curve: sizes, choice of format, and what happens when memory runs out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stability_probe import throughput
+from stability_probe.throughput import (
+    MemoryFormatChoice,
+    available_memory,
+    choose_memory_format,
+    curve_batch_sizes,
+    measure_throughput,
+)
+from tests.test_loop import CONFIG, with_fields
+from tests.tiny import blobs
+
+CHOICE = MemoryFormatChoice(memory_format="contiguous", reason="as asked")
+
+
+@given(st.integers(1, 512), st.integers(1, 8))
+def test_sizes_double_up_to_the_largest(batch_size: int, factor: int) -> None:
+    sizes = curve_batch_sizes(batch_size, batch_size * factor)
+    assert sizes[0] == batch_size
+    assert sizes[-1] == batch_size * factor
+    assert sizes == sorted(set(sizes))
+    assert all(b <= 2 * a for a, b in zip(sizes, sizes[1:], strict=False))
+
+
+def fake_clock(monkeypatch: pytest.MonkeyPatch, seconds: dict[int, list[float]]) -> None:
+    """Let timings be what the test says: one list of rounds a batch size."""
+    rounds = {size: iter(values) for size, values in seconds.items()}
+    monkeypatch.setattr(throughput, "_time_step", lambda _s, _d, _c, size: next(rounds[size]))
+    monkeypatch.setattr(throughput, "_steps", lambda *_: 0.0)
+
+
+def test_the_median_round_counts_and_a_spread_means_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_clock(monkeypatch, {16: [0.1, 0.2, 0.4], 32: [0.2, 0.2, 0.2]})
+    curve = measure_throughput(CONFIG, blobs(), [16, 32], CHOICE)
+    assert [p.samples_per_s for p in curve.points] == [pytest.approx(80), pytest.approx(160)]
+    assert curve.points[0].spread == pytest.approx(1.5)
+    assert curve.busy
+    fake_clock(monkeypatch, {16: [0.1, 0.1, 0.1], 32: [0.2, 0.2, 0.2]})
+    assert not measure_throughput(CONFIG, blobs(), [16, 32], CHOICE).busy
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_out_of_memory_ends_the_curve_not_the_probe(
+    monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    fake_clock(monkeypatch, {16: [0.1] * 3, 32: [0.1] * 3})
+
+    def steps(_state: Any, _data: Any, _config: Any, size: int, _count: int) -> float:
+        if size > 32:
+            raise error
+        return 0.0
+
+    monkeypatch.setattr(throughput, "_steps", steps)
+    curve = measure_throughput(CONFIG, blobs(), [16, 32, 64, 128], CHOICE)
+    assert [p.batch_size for p in curve.points] == [16, 32]
+    assert curve.stopped_by == "out of memory at batch 64"
+
+
+def test_another_error_and_a_first_size_that_does_not_fit_are_raised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def steps(*_: Any) -> float:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(throughput, "_steps", steps)
+    for message in ("a bug", "out of memory"):
+        with pytest.raises(RuntimeError, match=message):
+            measure_throughput(CONFIG, blobs(), [16, 32], CHOICE)
+
+
+def test_a_batch_that_would_exhaust_the_machine_is_not_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(throughput, "available_memory", lambda: 1e6)
+    fake_clock(monkeypatch, {16: [0.1] * 3})
+    curve = measure_throughput(CONFIG, blobs(), [16, 32], CHOICE)
+    assert [p.batch_size for p in curve.points] == [16]
+    assert curve.stopped_by is not None
+    assert "might need" in curve.stopped_by
+
+
+def test_available_memory_reads_the_system(tmp_path: Path) -> None:
+    file = tmp_path / "meminfo"
+    file.write_text("MemTotal: 9 kB\nMemAvailable:       2048 kB\n")
+    assert available_memory(file) == 2048 * 1024
+    file.write_text("MemTotal: 9 kB\n")
+    assert available_memory(file) is None
+    assert available_memory(tmp_path / "absent") is None
+
+
+@pytest.mark.parametrize(
+    ("on", "off", "chosen"), [(0.1, 0.2, "channels_last"), (0.1, 0.101, "contiguous")]
+)
+def test_the_faster_format_wins_when_it_is_clearly_faster(
+    monkeypatch: pytest.MonkeyPatch, on: float, off: float, chosen: str
+) -> None:
+    monkeypatch.setattr(throughput, "_steps", lambda *_: 0.0)
+
+    def time_step(state: Any, *_: Any) -> float:
+        return on if state.memory_format == torch.channels_last else off
+
+    monkeypatch.setattr(throughput, "_time_step", time_step)
+    choice = choose_memory_format(with_fields(channels_last="auto"), blobs())
+    assert choice.memory_format == chosen
+    assert "at batch 16" in choice.reason
+
+
+def test_a_format_that_was_asked_for_is_not_measured() -> None:
+    assert choose_memory_format(with_fields(channels_last="on"), blobs()) == MemoryFormatChoice(
+        memory_format="channels_last", reason="as asked"
+    )
+
+
+def test_no_convolution_no_channels_last() -> None:
+    config = with_fields(channels_last="auto", model="tests.tiny:plain")
+    assert "no convolution" in choose_memory_format(config, blobs()).reason
+
+
+def test_a_real_curve_has_a_point_for_each_size() -> None:
+    curve = measure_throughput(CONFIG, blobs(), [16, 64, 128], CHOICE)
+    assert [p.batch_size for p in curve.points] == [16, 64, 128]
+    assert all(p.samples_per_s > 0 for p in curve.points)
+    assert curve.time_s > 0

@@ -1,0 +1,46 @@
+"""Small models and data sets for tests, named as users name theirs: ``tests.tiny:net``."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from stability_probe.datasets import Dataset
+
+
+def net(num_classes: int, in_chans: int) -> nn.Module:
+    """Convolution, BatchNorm and dropout: every kind of state and randomness."""
+    return nn.Sequential(
+        nn.Conv2d(in_chans, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(0.1),
+        nn.Linear(32, num_classes),
+    )
+
+
+def plain(num_classes: int, in_chans: int, img_size: int) -> nn.Module:
+    """Neither normalization nor dropout: the loss is a plain mean over samples."""
+    size = in_chans * img_size * img_size
+    return nn.Sequential(nn.Flatten(), nn.Linear(size, 16), nn.Tanh(), nn.Linear(16, num_classes))
+
+
+def blobs(num_train: int = 97, num_test: int = 40, classes: int = 3) -> Dataset:
+    """Noisy images whose brightness tells the class; 97 leaves one sample over at batch 16."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(num_train + num_test) % classes
+    noise = torch.randint(0, 120, (len(labels), 3, 8, 8), generator=generator)
+    images = (noise + 60 * labels.view(-1, 1, 1, 1)).to(torch.uint8)
+    return Dataset(
+        name="blobs",
+        train_images=images[:num_train],
+        train_labels=labels[:num_train],
+        test_images=images[num_train:],
+        test_labels=labels[num_train:],
+        num_classes=classes,
+        augment=False,
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+    )
