@@ -6,13 +6,15 @@ Heavy libraries are imported inside commands, so that help and usage errors come
 from __future__ import annotations
 
 import dataclasses
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from stability_probe.errors import MissingError, RunError, UsageError
-from stability_probe.exits import EXIT_CODES, Group
+from stability_probe.exits import EXIT_CODES, Group, complain, explain
 from stability_probe.options import (
     COMMON,
     MODEL,
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
 
 def load_stored(name: str, root: Path, figures: Path) -> RunResult | Characterization:
     """What `plot` draws: a run by its name or folder, or a JSON file of a run or probe."""
-    from stability_probe.records import Characterization, RunResult, from_plain
-    from stability_probe.store import Store, read_json
+    from stability_probe.records import RunResult, from_plain
+    from stability_probe.store import Store, read_characterization, read_json
 
     path = Path(name)
     if path.suffix != ".json":
@@ -45,13 +47,12 @@ def load_stored(name: str, root: Path, figures: Path) -> RunResult | Characteriz
             raise UsageError(f"{name} has no finished epoch yet")
         return run
     values = read_json(path)
-    values = values.get("characterization", values)
-    kind: type[RunResult | Characterization] = (
-        Characterization if "windows" in values else RunResult
-    )
-    known = {field.name for field in dataclasses.fields(kind)}
+    if "characterization" in values:
+        return read_characterization(path)[0]
+    # What `run --json` printed is a result with more to it.
+    known = {field.name for field in dataclasses.fields(RunResult)}
     try:
-        return from_plain(kind, {n: v for n, v in values.items() if n in known})
+        return from_plain(RunResult, {n: v for n, v in values.items() if n in known})
     except (AttributeError, TypeError) as error:
         raise MissingError(
             f"{path} holds no epochs of a run or probe to draw; use a RUN_ID, see probe runs"
@@ -105,7 +106,9 @@ def characterize(**options: Any) -> None:
         lambda: summary.characterization_table(c, p),
     )
     # Stored last: a disk that is full by now does not take the answer with it.
-    store.save_characterization(c, p)
+    path = store.save_characterization(c, p)
+    if not options["quiet"] and not options["json"]:
+        click.echo(f"kept; draw it with: probe plot {shlex.quote(str(path))}", err=True)
 
 
 @probe.command(params=[MODEL, *TRAINING, *SCHEDULE, ROOT, *COMMON])
@@ -190,7 +193,12 @@ def runs(**options: Any) -> None:
 
 def main() -> None:
     """The console script."""
-    probe.main(prog_name="probe")
+    try:
+        probe.main(prog_name="probe")
+    except OSError as error:  # help that cannot be written
+        message, code = explain(error)
+        complain(message)
+        sys.exit(code)
 
 
 if __name__ == "__main__":

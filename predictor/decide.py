@@ -19,6 +19,8 @@ KEEP_PROBABILITY = 0.3
 """Between these the classifier does not know."""
 FEATURE_MARGIN = 0.15
 """Share of a feature's range by which a case may lie outside the corpus."""
+UPDATES_MARGIN = 4.0
+"""Factor by which the updates an epoch may differ from the corpus'."""
 _WORDS = dict(
     zip(
         FEATURES,
@@ -52,6 +54,22 @@ def unlike_corpus(case: Case, known: NDArray[np.float64]) -> str | None:
     return None
 
 
+def unlike_scale(case: Case, rows: Sequence[CorpusRow]) -> str | None:
+    """Why a case's epochs are unlike the corpus': far more or fewer updates in each.
+
+    How long a batch may grow depends on it, so small data speaks for large data only where the
+    updates are alike.
+    """
+    known = [row.num_train / row.fixed_batch_sizes[0] for row in rows]
+    low, high = min(known) / UPDATES_MARGIN, max(known) * UPDATES_MARGIN
+    if low <= case.updates_per_epoch <= high:
+        return None
+    return (
+        f"it makes {case.updates_per_epoch:.0f} updates an epoch, and the corpus speaks for "
+        f"{low:.0f} to {high:.0f}; --limit or -b changes that"
+    )
+
+
 def unlike_recipe(rows: Sequence[CorpusRow], optimizer: str, lr_schedule: str) -> str | None:
     """Why the corpus says nothing of a recipe."""
     if optimizer not in {r.optimizer for r in rows}:
@@ -75,9 +93,9 @@ def decide(
     delta = float(np.mean([e.accuracy_delta_pp for e in estimates]))
     verdicts = {_verdict(e.probability_of_benefit) for e in estimates}
     if unlike is not None:
-        verdict, reason = "abstain", f"cannot say: {unlike}"
+        verdict, reason = "abstain", unlike
     elif len(verdicts) > 1:
-        verdict, reason = "abstain", "cannot say: the seeds disagree"
+        verdict, reason = "abstain", "the seeds disagree"
     else:
         verdict = verdicts.pop()
         reason = _reason(verdict, probability, time_saved)
@@ -125,7 +143,7 @@ def _reason(verdict: str, probability: float, time_saved: float) -> str:
         return f"{limits}, above {ADAPT_PROBABILITY}"
     if verdict == "keep_fixed":
         return f"{limits}, below {KEEP_PROBABILITY}"
-    return f"cannot say: {limits}, between {KEEP_PROBABILITY} and {ADAPT_PROBABILITY}"
+    return f"{limits}, between {KEEP_PROBABILITY} and {ADAPT_PROBABILITY}"
 
 
 def _around(centre: float, half_width: float) -> tuple[float, float]:

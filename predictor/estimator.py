@@ -84,6 +84,7 @@ def case_of(row: CorpusRow) -> Case:
         batch_size=batch_size,
         max_batch_size=row.max_batch_size,
         epochs=row.epochs,
+        updates_per_epoch=row.num_train / batch_size,
     )
 
 

@@ -37,6 +37,8 @@ class Case:
     batch_size: int
     max_batch_size: int
     epochs: int
+    updates_per_epoch: float
+    """At the initial batch."""
 
 
 def family(model: str) -> str:
@@ -78,6 +80,7 @@ def make_cases(c: Characterization) -> list[Case]:
             batch_size=batch_size,
             max_batch_size=c.max_batch_size,
             epochs=c.config["epochs"],
+            updates_per_epoch=c.num_train / batch_size,
         )
         for window in c.metrics
     ]

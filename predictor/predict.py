@@ -11,6 +11,7 @@ from predictor.decide import (
     larger_fixed_batch,
     unlike_corpus,
     unlike_recipe,
+    unlike_scale,
 )
 from predictor.estimator import feature_range, fit, half_widths, leave_one_family_out, usable
 from predictor.evaluate import describe, evaluate
@@ -30,7 +31,7 @@ def predict(c: Characterization, corpus: Path | None = None) -> Prediction:
     if c.curve.busy:
         unlike = unlike or "the machine was busy while the throughput was measured"
     for case in cases:
-        unlike = unlike or unlike_corpus(case, known)
+        unlike = unlike or unlike_scale(case, rows) or unlike_corpus(case, known)
     time_saved = sum(e.time_saved_pct for e in estimates) / len(estimates)
     return decide(
         estimates,

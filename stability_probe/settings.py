@@ -111,7 +111,7 @@ def load_settings(ctx: click.Context, param: click.Parameter, path: str | None) 
             option.name: option
             for command in (*commands, ctx.command)
             for option in command.params
-            if isinstance(option, click.Option) and option.name and option.expose_value
+            if isinstance(option, click.Option) and option.name not in (None, param.name)
         }
         ctx.default_map = read_settings(Path(path), options)
     return path
@@ -148,7 +148,7 @@ def _checked(where: str, value: Any, option: click.Option) -> Any:
             return tuple(value.items())
         fits, wanted = _all(value, str), "a table, or a list of texts such as window=15"
     elif isinstance(option.type, Seeds):
-        fits = integer or isinstance(value, str) or (_all(value, int) and not _all(value, bool))
+        fits = integer or isinstance(value, str) or _all(value, int)
         wanted = 'a list such as [0, 1, 2], or a text such as "0-4"'
     elif option.is_flag:
         fits, wanted = isinstance(value, bool), "true or false"
@@ -165,7 +165,8 @@ def _checked(where: str, value: Any, option: click.Option) -> Any:
 
 
 def _all(values: Any, kind: type) -> bool:
-    return isinstance(values, list) and bool(values) and all(isinstance(v, kind) for v in values)
+    # type(), not isinstance: true is an int to Python, and no seed.
+    return isinstance(values, list) and bool(values) and all(type(v) is kind for v in values)
 
 
 def _as_sequence(value: Any) -> Iterable[Any]:

@@ -30,7 +30,7 @@ _RECENT = 5
 class TerminalProgress:
     """A bar on stderr that disappears when the work is done; notes stay."""
 
-    def __init__(self, console: Console | None = None, delay_s: float = DELAY_S) -> None:
+    def __init__(self, console: Console | None = None, delay_s: float | None = None) -> None:
         self._bar = Bar(
             TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
             BarColumn(bar_width=20),
@@ -47,7 +47,7 @@ class TerminalProgress:
         self._lock = threading.Lock()
         self._closed = False
         # A thread of its own, so that the bar also appears during a long first epoch.
-        self._timer = threading.Timer(delay_s, self._show)
+        self._timer = threading.Timer(DELAY_S if delay_s is None else delay_s, self._show)
         self._timer.daemon = True
         self._timer.start()
 

@@ -1,0 +1,669 @@
+"""The command line: settings and their order, exit codes, and what reaches stdout."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cli import probe
+from predictor import summary
+from stability_probe.config import RunConfig
+from stability_probe.errors import MissingError, RunError, UsageError
+from stability_probe.options import TRAINING
+from stability_probe.records import Characterization, Prediction, RunResult, StabilityMetrics
+from stability_probe.settings import FIELD_OF_FLAG, MAX_SEEDS, KeyValue, Seeds
+from stability_probe.store import Store
+from tests.factories import make_curve, make_epoch
+
+CHECKOUT = Path(__file__).parents[1]
+COMMANDS = sorted(probe.commands)
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [n for n in os.environ if n.startswith("PROBE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Puts functions in place of a library module, so that no test trains or imports torch."""
+
+    def put(module: str, **functions: Any) -> None:
+        monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(**functions))
+
+    return put
+
+
+@pytest.fixture
+def seen(fake: Callable[..., None]) -> list[RunConfig]:
+    """The configs that `probe run` was asked for; each is answered by a finished run."""
+    configs: list[RunConfig] = []
+
+    def run(config: RunConfig, store: Store, progress: Any) -> RunResult:
+        configs.append(config)
+        return make_result(config)
+
+    fake("stability_probe.run", run=run)
+    return configs
+
+
+def invoke(*args: str, env: Mapping[str, str] | None = None) -> Result:
+    return CliRunner().invoke(probe, args, prog_name="probe", env=env)
+
+
+def fails(result: Result, code: int, *words: str) -> str:
+    """Asserts one line on stderr, nothing on stdout, and the exit code."""
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("probe: ")
+    assert result.stderr.count("\n") == 1
+    for word in words:
+        assert word in result.stderr
+    return result.stderr
+
+
+def make_result(config: RunConfig, **fields: Any) -> RunResult:
+    values: dict[str, Any] = {
+        "run_id": config.run_id(),
+        "config": config.to_dict(),
+        "status": "finished",
+        "device": "cpu",
+        "num_params": 10,
+        "num_train": 100,
+        "num_test": 50,
+        "memory_format": "contiguous",
+        "environment": {"device_name": "cpu"},
+        "epochs": (make_epoch(epoch=1), make_epoch(epoch=2)),
+    }
+    return RunResult(**{**values, **fields})
+
+
+def make_characterization(config: RunConfig) -> Characterization:
+    metrics = StabilityMetrics(
+        stability_score=0.9,
+        grad_norm_variation=0.1,
+        grad_component_variance=1e-4,
+        loss_variation=0.1,
+        noise_scale=None,
+    )
+    return Characterization(
+        config=config.to_dict(),
+        seeds=(0,),
+        device="cpu",
+        num_params=10,
+        num_train=100,
+        num_test=50,
+        max_batch_size=64,
+        normalization="batch",
+        metrics=(metrics,),
+        windows=((make_epoch(epoch=1), make_epoch(epoch=2)),),
+        curve=make_curve([16, 32], [100.0, 150.0]),
+        probe_s=1.0,
+        environment={"device_name": "cpu"},
+    )
+
+
+def make_prediction(time_saved_pct: float = 20.0) -> Prediction:
+    return Prediction(
+        verdict="adapt",
+        probability_of_benefit=0.9,
+        time_saved_pct=time_saved_pct,
+        time_saved_interval_pct=(10.0, 30.0),
+        accuracy_delta_pp=0.0,
+        accuracy_delta_interval_pp=(-1.0, 1.0),
+        interval_level=0.8,
+        reason="bigger batches run faster",
+        basis="12 architectures",
+    )
+
+
+def fake_characterize(fake: Callable[..., None], prediction: Prediction) -> None:
+    def characterize(config: RunConfig, **_: Any) -> Characterization:
+        return make_characterization(config)
+
+    fake("stability_probe.probe", characterize=characterize)
+    fake("predictor", predict=lambda c: prediction, summary=summary)
+
+
+# --- settings: flag > environment > file > default
+
+
+def test_flag_beats_environment_beats_file_beats_default(seen: list[RunConfig]) -> None:
+    Path("f.toml").write_text("batch-size = 24\nlr = 1\nepochs = 7\ndata = 'crops'\n")
+    env = {"PROBE_BATCH_SIZE": "32", "PROBE_EPOCHS": "8"}
+    assert invoke("run", "m", "-C", "f.toml", "-b", "40", env=env).exit_code == 0
+    got = seen[0]
+    assert (got.batch_size, got.epochs, got.lr, got.data) == (40, 8, 1.0, "crops")
+    assert got.optimizer == "sgd"
+
+
+@given(
+    flag=st.none() | st.integers(1, 2000),
+    env=st.none() | st.integers(1, 2000),
+    file=st.none() | st.integers(1, 2000),
+)
+def test_the_first_source_that_speaks_wins(
+    flag: int | None, env: int | None, file: int | None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "settings.toml"
+    path.write_text("" if file is None else f"epochs = {file}\n")
+    args = ["-C", str(path), "m"] + ([] if flag is None else ["--epochs", str(flag)])
+    variables = {} if env is None else {"PROBE_EPOCHS": str(env)}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        ctx = probe.commands["run"].make_context("run", args)
+    expected = next((v for v in (flag, env, file) if v is not None), RunConfig.epochs)
+    assert ctx.params["epochs"] == expected
+
+
+@pytest.mark.parametrize("command", ["characterize", "run", "validate"])
+def test_every_training_flag_has_the_default_of_run_config(command: str) -> None:
+    ctx = probe.commands[command].make_context(command, ["m"])
+    defaults = {f.name: f.default for f in dataclasses.fields(RunConfig)}
+    for option in TRAINING:
+        name = str(option.name)
+        assert ctx.params[name] == defaults[FIELD_OF_FLAG.get(name, name)]
+
+
+def test_every_field_of_a_run_has_a_flag_or_a_reason_not_to() -> None:
+    flags = {FIELD_OF_FLAG.get(str(o.name), o.name) for o in probe.commands["run"].params}
+    fields = {f.name for f in dataclasses.fields(RunConfig)}
+    assert fields - flags == {"max_epochs", "momentum", "weight_decay"}
+
+
+def test_every_flag_reads_its_variable(seen: list[RunConfig]) -> None:
+    env = {
+        "PROBE_DATA": "crops",
+        "PROBE_WINDOW": "5",
+        "PROBE_LR_SCHEDULE": "cosine",
+        "PROBE_CHANNELS_LAST": "off",
+        "PROBE_SEED": "3",
+        "PROBE_SCHEDULER": "deba",
+        "PROBE_SCHEDULER_ARG": "window=9 cooldown=6",
+        "PROBE_JSON": "1",
+        "PROBE_OUTPUT": "elsewhere",
+    }
+    result = invoke("run", "m", env=env)
+    assert result.exit_code == 0
+    json.loads(result.stdout)
+    config = seen[0]
+    assert (config.data, config.window_epochs, config.seed) == ("crops", 5, 3)
+    assert (config.lr_schedule, config.channels_last) == ("cosine", "off")
+    assert config.scheduler_args == {"window": 9, "cooldown": 6}
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "expected"),
+    [
+        ("--scheduler-arg", "window=9", 9),
+        ("--scheduler-arg", "window=carry", "carry"),
+        ("--scheduler-arg", 'window="9"', "9"),
+        ("--scheduler-arg", "window=[1, 2]", [1, 2]),
+        ("--scheduler-arg", "window=a=b", "a=b"),
+        ("--scheduler-arg", "window=NaN1", "NaN1"),
+    ],
+)
+def test_scheduler_arguments_are_json_where_they_can_be(
+    seen: list[RunConfig], flag: str, text: str, expected: Any
+) -> None:
+    assert invoke("run", "m", flag, text).exit_code == 0
+    assert seen[0].scheduler_args == {"window": expected}
+
+
+def test_scheduler_arguments_in_a_file_are_a_table(seen: list[RunConfig]) -> None:
+    Path("f.toml").write_text("[scheduler-arg]\nwindow = 'carry'\ncooldown = 6\n")
+    assert invoke("run", "m", "-C", "f.toml").exit_code == 0
+    assert seen[0].scheduler_args == {"window": "carry", "cooldown": 6}
+
+
+@pytest.mark.parametrize("text", ["window", "=3", "window=1e999", "window=NaN"])
+def test_bad_scheduler_argument(text: str) -> None:
+    fails(invoke("run", "m", "--scheduler-arg", text), 2, repr(text))
+
+
+def test_scheduler_argument_given_twice() -> None:
+    fails(invoke("run", "m", *["--scheduler-arg", "a=1"] * 2), 2, "'a' is given twice")
+
+
+def test_a_short_run_shrinks_the_window_nobody_asked_for(seen: list[RunConfig]) -> None:
+    assert invoke("run", "m", "--epochs", "2").exit_code == 0
+    assert seen[0].window_epochs == 2
+    result = invoke("run", "m", "--epochs", "2", "--window", "3")
+    fails(result, 2, "longer than the run", "--window 2")
+
+
+# --- -C FILE
+
+
+def test_one_file_serves_every_command(seen: list[RunConfig]) -> None:
+    Path("f.toml").write_text("seeds = [0, 1]\nformat = 'svg'\nscheduler = 'deba'\nquiet = true\n")
+    assert invoke("run", "m", "-C", "f.toml").exit_code == 0
+    assert invoke("runs", "-C", "f.toml").exit_code == 0
+    ctx = probe.commands["validate"].make_context("validate", ["m"], default_map={"seeds": [0, 1]})
+    assert ctx.params["seeds"] == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("batch_size = 'abc'", ["batch_size", '"abc"', "whole number"]),
+        ("batch_size = 1.5", ["batch_size is 1.5", "whole number"]),
+        ("batch_size = true", ["batch_size is true", "whole number"]),
+        ("lr = 'fast'", ["lr is", "a number"]),
+        ("data = 5", ["data is 5", "text in quotes"]),
+        ("json = 'yes'", ["json is", "true or false"]),
+        ("seeds = [0, 'a']", ["seeds is", "a list such as"]),
+        ("seeds = [0, true]", ["seeds is", "a list such as"]),
+        ("seeds = [1, 1]", ["seed 1 twice", "from f.toml"]),
+        ("scheduler-arg = 3", ["scheduler-arg is 3", "a table"]),
+        ("batch_sise = 3", ["unknown setting 'batch_sise'", "batch_size"]),
+        ("[run]\nepochs = 3", ["unknown setting 'run'"]),
+        ("config = 'g.toml'", ["unknown setting 'config'"]),
+        ("batch_size = 3\nbatch-size = 4", ["set twice"]),
+        ("epochs = 5\nbatch_size = ]", ["f.toml is no TOML file", "line 2"]),
+        ("\x00", ["is no TOML file"]),
+        ("precision = 'float16'", ["'float16' is not one of", "from f.toml"]),
+        ("epochs = 0", ["epochs is 0", "at least 1"]),
+    ],
+)
+def test_bad_file_is_one_line(content: str, words: list[str]) -> None:
+    Path("f.toml").write_text(content)
+    fails(invoke("characterize", "m", "-C", "f.toml"), 2, *words)
+
+
+def test_file_that_is_no_text() -> None:
+    Path("f.toml").write_bytes(b"\xff\xfe\x00")
+    fails(invoke("runs", "-C", "f.toml"), 2, "is no TOML file")
+
+
+def test_missing_file_keeps_the_case_of_its_name() -> None:
+    fails(invoke("runs", "-C", "My.toml"), 2, "cannot read My.toml: No such file")
+    fails(invoke("runs", "-C", "."), 2, "cannot read .: Is a directory")
+
+
+# --- usage errors
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["charaterize", "m"], ["unknown command 'charaterize'", "use characterize"]),
+        (["resnet50"], ["unknown command", "characterize or plot or run or runs or validate"]),
+        (["run", "m", "--bach-size", "3"], ["--bach-size", "--batch-size"]),
+        (["--verison"], ["--verison", "--version"]),
+        (["run"], ["missing argument 'MODEL'", "probe run --help"]),
+        (["run", "m", "extra"], ["unexpected extra argument", "extra"]),
+        (["run", "m", "-b", "abc"], ["invalid value", "--batch-size", "'abc'"]),
+        (["run", "m", "-b", "0"], ["batch_size is 0"]),
+        (["run", "m", "-b"], ["-b", "requires an argument"]),
+        (["run", "m", "--lr", "nan"], ["lr is nan"]),
+        (["run", "m", "--optimizer", "adam"], ["'adam' is not one of", "adamw"]),
+        (["run", "m", "--scheduler", "debba"], ["'debba'", "use deba"]),
+        (["run", "m", "-b", "64", "--max-batch-size", "32"], ["--max-batch-size 64"]),
+        (["run", "m", "--seeds", "0,1"], ["--seeds", "--seed"]),
+        (["characterize", "m", "--seeds", "0,0"], ["names seed 0 twice"]),
+        (["characterize", "m", "-o", __file__], ["is a file"]),
+        (["plot", "x", "--format", "gif"], ["'gif' is not one of"]),
+    ],
+)
+def test_usage_error_is_one_line(args: list[str], words: list[str]) -> None:
+    fails(invoke(*args), 2, *words)
+
+
+def test_usage_error_names_the_variable_it_came_from() -> None:
+    result = invoke("run", "m", env={"PROBE_BATCH_SIZE": "abc"})
+    fails(result, 2, "'abc'", "(from PROBE_BATCH_SIZE)")
+
+
+def test_no_command_shows_help() -> None:
+    result = invoke()
+    assert result.exit_code == 2
+    assert "Usage: probe" in result.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_and_every_option_has_help(command: str) -> None:
+    result = invoke(command, "--help")
+    assert result.exit_code == 0
+    assert probe.commands[command].help
+    for param in probe.commands[command].params:
+        assert isinstance(param, click.Argument) or getattr(param, "help", None), param.name
+
+
+def test_help_shows_defaults_and_exit_codes() -> None:
+    assert "[default: 100]" in invoke("run", "--help").stdout
+    shown = invoke("--help").stdout
+    for code in ("  1 ", "  2 ", "  3 ", "  4 ", "  70 ", "  130 "):
+        assert code in shown
+
+
+def test_version() -> None:
+    assert invoke("--version").stdout.startswith("probe ")
+
+
+# --- seeds
+
+
+@given(st.lists(st.integers(0, 10**9 - 1), min_size=1, max_size=20, unique=True))
+def test_seeds_survive_being_written_and_read(seeds: list[int]) -> None:
+    text = ",".join(map(str, seeds))
+    assert Seeds().convert(text, None, None) == tuple(seeds)
+    assert Seeds().convert(seeds, None, None) == tuple(seeds)
+
+
+@given(st.integers(0, 10**6), st.integers(0, MAX_SEEDS - 1))
+def test_a_range_of_seeds_includes_both_ends(first: int, more: int) -> None:
+    expected = tuple(range(first, first + more + 1))
+    assert Seeds().convert(f"{first}-{first + more}", None, None) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    "|,|1,|a|-1|1.5|3-1|1-2-3|0,0|0-2,1|²|٣|0-999999999|0x1|1 2|99999999999".split("|"),
+)
+def test_bad_seeds(text: str) -> None:
+    with pytest.raises(click.BadParameter) as caught:
+        Seeds().convert(text, None, None)
+    assert "\n" not in caught.value.message
+
+
+@given(st.text())
+def test_any_text_is_seeds_or_one_clear_error(text: str) -> None:
+    try:
+        seeds = Seeds().convert(text, None, None)
+    except click.BadParameter:
+        return
+    assert seeds
+    assert len(set(seeds)) == len(seeds)
+
+
+@given(st.dictionaries(st.text("abc_", min_size=1), st.integers() | st.booleans() | st.none()))
+def test_key_values_survive_being_written_and_read(values: dict[str, Any]) -> None:
+    texts = [f"{name}={json.dumps(value)}" for name, value in values.items()]
+    assert dict(KeyValue().convert(text, None, None) for text in texts) == values
+
+
+# --- how commands end
+
+
+@pytest.mark.parametrize("command", ["characterize", "run", "validate"])
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (UsageError("unknown model 'm'"), 2, ["unknown model 'm'"]),
+        (RunError("the loss became\nnon-finite"), 3, ["became non-finite"]),
+        (MissingError("no data"), 4, ["no data"]),
+        (ImportError("no torch", name="torch"), 4, ["cannot import torch"]),
+        (OSError(errno.ENOSPC, "No space left", "/x/y"), 3, ["disk is full", "/x/y"]),
+        (OSError(errno.EROFS, "Read-only", "/x/y"), 3, ["/x/y", "read-only", "-o"]),
+        (PermissionError(errno.EACCES, "denied", "/x/y"), 3, ["no permission for /x/y"]),
+        (OSError(errno.EIO, "I/O", "/x/y"), 3, ["cannot read or write /x/y"]),
+        (MemoryError(), 3, ["out of memory"]),
+        (KeyboardInterrupt(), 130, ["interrupted; what was measured is kept in kept-here"]),
+        (ZeroDivisionError("oops"), 70, ["internal error: ZeroDivisionError: oops", "-v"]),
+    ],
+)
+def test_every_error_is_one_line_and_its_exit_code(
+    fake: Callable[..., None], command: str, error: BaseException, code: int, words: list[str]
+) -> None:
+    def work(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    module = {"characterize": "stability_probe.probe", "run": "stability_probe.run"}
+    fake(module.get(command, "predictor.validate"), **{command: work})
+    fails(invoke(command, "m", "-o", "kept-here", "--json"), code, *words)
+    told = invoke(command, "m", "-o", "kept-here", "-v")
+    assert told.exit_code == code
+    assert told.stdout == ""
+    assert "Traceback" in told.stderr.split("\n", 1)[1]
+
+
+def test_json_is_one_object_and_nothing_else(seen: list[RunConfig]) -> None:
+    result = invoke("run", "m", "--json")
+    assert json.loads(result.stdout)["run_id"] == seen[0].run_id()
+    assert result.stderr == ""
+
+
+def test_what_is_not_finite_is_no_json(fake: Callable[..., None]) -> None:
+    epochs = (make_epoch(loss=math.nan),)
+    fake("stability_probe.run", run=lambda config, *_: make_result(config, epochs=epochs))
+    fails(invoke("run", "m", "--json"), 3, "not finite")
+
+
+def test_diverged_run_prints_what_it_has_and_fails(fake: Callable[..., None]) -> None:
+    fake("stability_probe.run", run=lambda config, *_: make_result(config, status="diverged"))
+    result = invoke("run", "m", "--json")
+    assert result.exit_code == 3
+    assert json.loads(result.stdout)["status"] == "diverged"
+    assert result.stderr == "probe: the loss became non-finite in epoch 3; use a smaller --lr\n"
+
+
+def test_names_with_brackets_are_printed_as_they_are(seen: list[RunConfig]) -> None:
+    result = invoke("run", "m", "--json")
+    assert result.exit_code == 0
+    run = make_result(seen[0], run_id="[red]x[/red]:smile:")
+    sys.modules["stability_probe.run"].run = lambda *_: run
+    assert "[red]x[/red]:smile:" in invoke("run", "m").stdout
+
+
+def test_characterize_prints_and_keeps_its_answer(fake: Callable[..., None]) -> None:
+    fake_characterize(fake, make_prediction())
+    result = invoke("characterize", "m", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["prediction"]["verdict"] == "adapt"
+    assert result.stderr == ""
+    assert list(Path("probe-runs").rglob("*.json"))
+    shown = invoke("characterize", "m")
+    assert "probe plot probe-runs" in shown.stderr
+    assert "ADAPT" in shown.stdout
+
+
+def test_full_disk_at_the_end_does_not_take_the_answer(
+    fake: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left", "probe-runs/x")
+
+    fake_characterize(fake, make_prediction())
+    monkeypatch.setattr(Store, "save_characterization", save)
+    result = invoke("characterize", "m", "--json")
+    assert result.exit_code == 3
+    assert json.loads(result.stdout)["model"] == "m"
+    assert "the disk is full" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("inside", "correct", "code"),
+    [(True, True, 0), (True, None, 0), (False, True, 1), (True, False, 1), (False, None, 1)],
+)
+def test_validate_exits_1_when_the_prediction_failed(
+    fake: Callable[..., None], inside: bool, correct: bool | None, code: int
+) -> None:
+    calls: list[Any] = []
+
+    def validate(config: RunConfig, **kwargs: Any) -> Any:
+        calls.append(kwargs["seeds"])
+        return types.SimpleNamespace(inside_interval=inside, class_correct=correct)
+
+    fake("predictor.validate", validate=validate)
+    fakes = types.SimpleNamespace(
+        validation_json=lambda v: {"inside_interval": v.inside_interval},
+        validation_table=lambda v: "table",
+    )
+    fake("predictor", summary=fakes)
+    result = invoke("validate", "m", "--json")
+    assert result.exit_code == code
+    assert json.loads(result.stdout) == {"inside_interval": inside}
+    assert invoke("validate", "m", "--seeds", "5-7").stdout == "table\n"
+    assert calls == [(0, 1, 2), (5, 6, 7)]
+
+
+# --- runs and plot
+
+
+def store_run(root: Path, **fields: Any) -> RunResult:
+    config = RunConfig(model="m")
+    result = make_result(config, **fields)
+    with Store(root).open(config) as directory:
+        directory.finish(result)
+    return result
+
+
+def test_runs_lists_what_is_stored() -> None:
+    result = store_run(Path("probe-runs"))
+    listed = json.loads(invoke("runs", "--json").stdout)["runs"]
+    assert [r["run_id"] for r in listed] == [result.run_id]
+    assert "finished" in invoke("runs").stdout
+    assert invoke("runs", "-o", "nowhere").exit_code == 0
+
+
+@pytest.fixture
+def drawn(fake: Callable[..., None]) -> list[tuple[Any, Path, str]]:
+    calls: list[tuple[Any, Path, str]] = []
+
+    def write(what: Any, out: Path, fmt: str) -> list[Path]:
+        calls.append((what, out, fmt))
+        return [out / f"a.{fmt}"]
+
+    fake("stability_probe.plots", write_run_plots=write, write_characterization_plots=write)
+    return calls
+
+
+def test_plot_finds_a_run_by_name_folder_or_file(drawn: list[tuple[Any, Path, str]]) -> None:
+    result = store_run(Path("probe-runs"))
+    folder = f"probe-runs/{result.run_id}"
+    for stored in (result.run_id, folder, f"{folder}/", f"{folder}/result.json"):
+        assert invoke("plot", stored, "-o", "figs", "--format", "svg").exit_code == 0, stored
+    assert drawn == [(result, Path("figs"), "svg")] * 4
+
+
+def test_plot_finds_a_run_in_its_output_folder_too(drawn: list[tuple[Any, Path, str]]) -> None:
+    result = store_run(Path("elsewhere"))
+    assert invoke("plot", result.run_id, "-o", "elsewhere").exit_code == 0
+    shown = invoke("plot", result.run_id, "--json", env={"PROBE_OUTPUT": "elsewhere"})
+    assert json.loads(shown.stdout) == {"schema_version": 1, "files": ["a.png"]}
+    assert [call[1] for call in drawn] == [Path("elsewhere"), Path(".")]
+
+
+def test_plot_draws_a_characterization(drawn: list[tuple[Any, Path, str]]) -> None:
+    c = make_characterization(RunConfig(model="m"))
+    path = Store(Path("probe-runs")).save_characterization(c, make_prediction())
+    result = invoke("plot", str(path))
+    assert result.exit_code == 0
+    assert result.stdout == "a.png\n"
+    assert drawn[0][0] == c
+
+
+def test_plot_of_what_run_printed(seen: list[RunConfig], drawn: list[Any]) -> None:
+    Path("r.json").write_text(invoke("run", "m", "--json").stdout)
+    assert invoke("plot", "r.json").exit_code == 0
+    assert drawn[0][0] == make_result(seen[0])
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"windows": 3}', '{"characterization": 3}'])
+def test_plot_of_a_damaged_file(drawn: list[Any], content: str) -> None:
+    Path("x.json").write_text(content)
+    fails(invoke("plot", "x.json"), 4, "x.json")
+
+
+def test_plot_of_what_is_not_there(drawn: list[Any]) -> None:
+    result = store_run(Path("probe-runs"), epochs=())
+    fails(invoke("plot", "x.json"), 4, "x.json")
+    fails(invoke("plot", result.run_id[:-1]), 2, result.run_id)
+    fails(invoke("plot", result.run_id), 2, "no finished epoch")
+
+
+# --- real processes
+
+
+def process(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    return subprocess.run(
+        [sys.executable, *args], capture_output=True, text=True, env=env, timeout=60, **options
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["--help"], 0),
+        (["run", "--help"], 0),
+        (["run", "m", "-b", "abc"], 2),
+        (["run", "m", "-b", "0"], 2),
+        (["run", "m", "--scheduler", "debba"], 2),
+        (["runs"], 0),
+    ],
+)
+def test_torch_is_not_imported_for(args: list[str], code: int) -> None:
+    script = (
+        "import sys, cli\n"
+        f"sys.argv = ['probe', *{args!r}]\n"
+        "try: cli.main()\n"
+        "except SystemExit as end: code = end.code\n"
+        "heavy = {'torch', 'timm', 'sklearn', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+        "sys.exit(99 if heavy else code)\n"
+    )
+    assert process("-c", script).returncode == code
+
+
+def test_module_runs_as_a_script() -> None:
+    result = process("-m", "cli", "--help")
+    assert result.returncode == 0
+    assert result.stdout.startswith("Usage: probe ")
+
+
+def test_help_is_quick() -> None:
+    seconds = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        process("-m", "cli", "--help")
+        seconds.append(time.perf_counter() - begin)
+    assert min(seconds) < 0.3
+
+
+def test_reader_that_leaves_early_is_no_error() -> None:
+    script = f"'{sys.executable}' -m cli runs --json | true; echo ${{PIPESTATUS[0]}}"
+    for _ in range(3):
+        env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+        done = subprocess.run(
+            ["bash", "-c", script], capture_output=True, text=True, env=env, timeout=60
+        )
+        assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("args", [["runs", "--json"], ["runs"], ["--help"]])
+def test_full_disk_under_stdout(args: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+        done = subprocess.run(
+            [sys.executable, "-m", "cli", *args],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=env,
+            timeout=60,
+        )
+    assert done.returncode == 3
+    assert done.stderr == (
+        "probe: the disk is full, cannot write; free some space and type the same again\n"
+    )

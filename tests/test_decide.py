@@ -1,0 +1,263 @@
+"""From estimates to a verdict, and when none can be given."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from predictor.corpus import format_corpus
+from predictor.decide import (
+    ADAPT_PROBABILITY,
+    FEATURE_MARGIN,
+    KEEP_PROBABILITY,
+    Intervals,
+    decide,
+    larger_fixed_batch,
+    unlike_corpus,
+    unlike_recipe,
+)
+from predictor.estimator import INTERVAL_LEVEL, Estimate, fit, usable
+from predictor.features import FEATURES, Case, make_cases
+from predictor.predict import predict
+from stability_probe.errors import MissingError
+from stability_probe.records import Characterization, Prediction
+from tests.factories import make_curve
+from tests.predictor_factories import (
+    CURVE,
+    make_characterization,
+    make_corpus,
+    make_corpus_row,
+    make_metrics,
+    outcome,
+)
+
+INTERVALS = Intervals(time_saved_pct=8.0, accuracy_delta_pp=1.5)
+KNOWN = np.array([[0.0] * len(FEATURES), [2.0] * len(FEATURES)])
+
+
+def make_estimate(probability: float, time_saved: float = 20.0, delta: float = 0.5) -> Estimate:
+    return Estimate(
+        probabilities=(probability, 0.0, 1 - probability),
+        time_saved_pct=time_saved,
+        accuracy_delta_pp=delta,
+    )
+
+
+def make_decision(*estimates: Estimate, **fields: Any) -> Prediction:
+    values: dict[str, Any] = {"unlike": None, "basis": "few rows"}
+    return decide(estimates, INTERVALS, **(values | fields))
+
+
+def make_case(**fields: Any) -> Case:
+    values: dict[str, Any] = {
+        "features": (1.0,) * len(FEATURES),
+        "curve": CURVE,
+        "batch_size": 16,
+        "max_batch_size": 256,
+        "epochs": 100,
+    }
+    return Case(**(values | fields))
+
+
+@pytest.mark.parametrize(
+    ("probability", "verdict"),
+    [
+        (1.0, "adapt"),
+        (ADAPT_PROBABILITY, "adapt"),
+        (ADAPT_PROBABILITY - 1e-9, "abstain"),
+        (0.5, "abstain"),
+        (KEEP_PROBABILITY + 1e-9, "abstain"),
+        (KEEP_PROBABILITY, "keep_fixed"),
+        (0.0, "keep_fixed"),
+    ],
+)
+def test_verdict_at_the_thresholds(probability: float, verdict: str) -> None:
+    prediction = make_decision(make_estimate(probability))
+    assert prediction.verdict == verdict
+    assert f"probability {probability:.2f}" in prediction.reason
+    assert prediction.reason.startswith("cannot say") == (verdict == "abstain")
+
+
+def test_thresholds_leave_a_gap() -> None:
+    assert 0 < KEEP_PROBABILITY < 0.5 < ADAPT_PROBABILITY < 1
+
+
+@pytest.mark.parametrize("probabilities", [(0.95, 0.1), (0.95, 0.95, 0.5), (0.1, 0.69)])
+def test_seeds_that_disagree_give_no_verdict(probabilities: tuple[float, ...]) -> None:
+    prediction = make_decision(*map(make_estimate, probabilities))
+    assert prediction.verdict == "abstain"
+    assert prediction.reason == "cannot say: the seeds disagree"
+    assert prediction.probability_of_benefit == pytest.approx(np.mean(probabilities))
+
+
+def test_seeds_that_agree_are_averaged() -> None:
+    prediction = make_decision(
+        make_estimate(0.8, 10.0, 1.0), make_estimate(0.9, 20.0, -0.5), make_estimate(1.0, 33.0, 1.0)
+    )
+    assert prediction.verdict == "adapt"
+    assert prediction.probability_of_benefit == pytest.approx(0.9)
+    assert prediction.time_saved_pct == pytest.approx(21.0)
+    assert prediction.accuracy_delta_pp == pytest.approx(0.5)
+
+
+def test_intervals_lie_around_the_estimates() -> None:
+    prediction = make_decision(make_estimate(0.9, 20.0, 0.5), basis="b", alternative="a")
+    assert prediction.time_saved_interval_pct == (12.0, 28.0)
+    assert prediction.accuracy_delta_interval_pp == (-1.0, 2.0)
+    assert prediction.interval_level == INTERVAL_LEVEL
+    assert (prediction.basis, prediction.alternative) == ("b", "a")
+
+
+def test_a_case_unlike_the_corpus_gets_numbers_but_no_verdict() -> None:
+    prediction = make_decision(make_estimate(0.99), unlike="its size lies above everything")
+    assert prediction.verdict == "abstain"
+    assert prediction.reason == "cannot say: its size lies above everything"
+    assert prediction.probability_of_benefit == 0.99
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("log_headroom", "headroom"),
+        ("stability_score", "stability"),
+        ("log_grad_norm_variation", "norm variation"),
+        ("log_loss_variation", "loss variation"),
+        ("log_noise_scale", "noise scale"),
+        ("log_num_params", "size"),
+    ],
+)
+def test_each_feature_outside_the_corpus_is_named(name: str, words: str) -> None:
+    index = FEATURES.index(name)
+    margin = FEATURE_MARGIN * 2.0
+
+    def told(value: float) -> str | None:
+        features = [1.0] * len(FEATURES)
+        features[index] = value
+        return unlike_corpus(make_case(features=tuple(features)), KNOWN)
+
+    assert told(2.0 + margin) is None
+    assert told(-margin) is None
+    assert told(2.0 + margin + 1e-6) == f"its {words} lies above everything in the corpus"
+    assert told(-margin - 1e-6) == f"its {words} lies below everything in the corpus"
+    assert told(math.nan) is None
+
+
+def test_a_recipe_the_corpus_never_saw() -> None:
+    rows = [make_corpus_row(), make_corpus_row(optimizer="adamw", lr_schedule="cosine")]
+    assert unlike_recipe(rows, "sgd", "fixed") is None
+    assert unlike_recipe(rows, "adamw", "cosine") is None
+    assert unlike_recipe(rows[:1], "adamw", "fixed") == "the corpus holds no run with adamw"
+    told = unlike_recipe(rows, "sgd", "step")
+    assert told == "the corpus holds no run with a step learning rate"
+
+
+def test_the_smallest_larger_batch_that_saves_as_much() -> None:
+    # 100, 150, 200, 240, 250 samples/s: 33, 50, 58 and 60 % saved
+    assert (larger_fixed_batch(make_case(), 30.0) or "").startswith("a plain fixed batch of 32 ")
+    told = larger_fixed_batch(make_case(), 34.0)
+    assert told is not None
+    assert "fixed batch of 64 would save 50 %" in told
+    assert "accuracy was not measured" in told
+    assert larger_fixed_batch(make_case(), 61.0) is None
+    assert "of 256 would save 20 %" in (larger_fixed_batch(make_case(batch_size=64), 18.0) or "")
+
+
+def test_no_larger_batch_is_named_where_nothing_is_saved() -> None:
+    assert larger_fixed_batch(make_case(), 9.99) is None
+    assert larger_fixed_batch(make_case(), -5.0) is None
+    assert larger_fixed_batch(make_case(batch_size=256), 10.0) is None
+    falling = make_curve((16, 32), (100.0, 90.0))
+    assert larger_fixed_batch(make_case(curve=falling), 10.0) is None
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    path = tmp_path_factory.mktemp("corpus") / "corpus.csv"
+    rows = make_corpus(np.random.default_rng(0), families=("alpha", "beta", "gamma", "delta"))
+    path.write_text(format_corpus(rows))
+    return path
+
+
+def gains() -> Characterization:
+    return make_characterization(
+        curve=make_curve((16, 32, 64, 128, 256), (100.0, 150.0, 200.0, 250.0, 300.0)),
+        config={"epochs": 4},
+    )
+
+
+def test_a_prediction_follows_the_headroom(corpus: Any) -> None:
+    prediction = predict(gains(), corpus)
+    assert prediction.verdict == "adapt"
+    # every path is 16, 16, 32, 64: epochs at 100, 100, 150 and 200 samples/s
+    expected = 100 * (1 - (0.02 + 1 / 150 + 1 / 200) / 0.04)
+    assert prediction.time_saved_pct == pytest.approx(expected)
+    assert "batch of 32 would save 33 %" in (prediction.alternative or "")
+    assert "16 paired full runs of 8 models in 4 families" in prediction.basis
+    flat = make_characterization(
+        curve=make_curve((16, 32, 64, 128, 256), (100.0, 101.0, 102.0, 103.0, 104.0))
+    )
+    kept = predict(flat, corpus)
+    assert (kept.verdict, kept.alternative) == ("keep_fixed", None)
+
+
+def test_a_prediction_averages_the_estimates_of_its_seeds(corpus: Any) -> None:
+    from predictor.corpus import load_corpus
+
+    fitted = fit(usable(load_corpus(corpus)))
+    estimates = [fitted.estimate(case) for case in make_cases(gains())]
+    prediction = predict(gains(), corpus)
+    assert len({e.probability_of_benefit for e in estimates}) == 2
+    assert prediction.probability_of_benefit == pytest.approx(
+        np.mean([e.probability_of_benefit for e in estimates])
+    )
+    assert prediction.accuracy_delta_pp == pytest.approx(
+        np.mean([e.accuracy_delta_pp for e in estimates])
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"config": {"optimizer": "adamw"}}, "adamw"),
+        ({"config": {"lr_schedule": "cosine"}}, "cosine learning rate"),
+        ({"curve": dataclasses.replace(gains().curve, busy=True)}, "busy"),
+        ({"num_params": 10**10}, "size lies above"),
+        ({"windows": (make_metrics(), make_metrics(stability_score=0.01))}, "stability lies below"),
+    ],
+)
+def test_a_prediction_abstains_where_the_corpus_says_nothing(
+    corpus: Any, change: dict[str, Any], why: str
+) -> None:
+    prediction = predict(make_characterization(**({"curve": gains().curve} | change)), corpus)
+    assert prediction.verdict == "abstain"
+    assert why in prediction.reason
+
+
+def test_rows_that_diverged_do_not_count(corpus: Any, tmp_path: Any) -> None:
+    text = corpus.read_text()
+    lost = format_corpus(
+        [make_corpus_row(family="zeta", adaptive_status="diverged", **outcome(-900.0, -70.0))]
+    )
+    more = tmp_path / "corpus.csv"
+    more.write_text(text + lost.splitlines()[1] + "\n")
+    assert predict(gains(), more) == predict(gains(), corpus)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=MissingError,
+    reason="a fold of the nested scores with one class ends the whole prediction",
+)
+def test_a_class_that_few_families_hold_still_gives_a_prediction(tmp_path: Any) -> None:
+    rows = [
+        dataclasses.replace(r, **outcome(2.0, 0.0)) if r.family not in ("alpha", "beta") else r
+        for r in make_corpus(np.random.default_rng(0))
+    ]
+    path = tmp_path / "corpus.csv"
+    path.write_text(format_corpus(rows))
+    assert fit(usable(rows)) is not None
+    assert predict(gains(), path).verdict in ("adapt", "keep_fixed", "abstain")

@@ -1,0 +1,495 @@
+"""Runs that are stored as they go: repeated, cut short, killed, diverged, damaged."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stability_probe.config import RunConfig
+from stability_probe.errors import MissingError
+from stability_probe.progress import Quiet
+from stability_probe.records import EpochRecord, RunResult
+from stability_probe.run import run
+from stability_probe.store import Store, read_records
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RUN = importlib.import_module("stability_probe.run")
+CONFIG = RunConfig(
+    model="tinynet:make",
+    limit=120,
+    img_size=8,
+    epochs=6,
+    window_epochs=2,
+    lr_schedule="cosine",
+    device="cpu",
+    channels_last="off",
+    threads=1,
+)
+DEBA = dataclasses.replace(
+    CONFIG,
+    scheduler="deba",
+    scheduler_args={"cooldown": 2, "tolerance": 3.0},
+    lr_rule="linear",
+    max_batch_size=64,
+)
+
+TINYNET = """
+import torch
+from torch import nn
+
+
+def make(num_classes, in_chans):
+    return nn.Sequential(
+        nn.Conv2d(in_chans, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(0.2),
+        nn.Linear(24, num_classes),
+    )
+
+
+class Fuse(nn.Module):
+    '''Lets 20 training steps pass, then gives only NaN.'''
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, x):
+        if self.training:
+            self.steps += 1
+        return x * (float("nan") if self.steps > 20 else 1.0)
+
+
+def make_fused(num_classes, in_chans):
+    return nn.Sequential(make(num_classes, in_chans), Fuse())
+
+
+class BadTest(nn.Module):
+    '''Trains well, but its test loss is infinite.'''
+
+    def forward(self, x):
+        return x if self.training or len(x) == 2 else x * 0 + float("inf")
+
+
+def make_bad_test(num_classes, in_chans):
+    return nn.Sequential(make(num_classes, in_chans), BadTest())
+"""
+
+
+@pytest.fixture(autouse=True)
+def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory, with the user's own module of models in it."""
+    folder = tmp_path / "user"
+    folder.mkdir()
+    (folder / "tinynet.py").write_text(TINYNET)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    yield folder
+    sys.modules.pop("tinynet", None)
+
+
+class Notes(Quiet):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def timeless(record: EpochRecord, **fields: Any) -> EpochRecord:
+    noise = dataclasses.replace(record.noise, time_s=0.0) if record.noise else None
+    return dataclasses.replace(record, time_s=0.0, cpu_s=0.0, noise=noise, **fields)
+
+
+def all_timeless(result: RunResult, **fields: Any) -> list[EpochRecord]:
+    return [timeless(e, **fields) for e in result.epochs]
+
+
+def load_checkpoint(store: Store, config: RunConfig) -> dict[str, Any]:
+    path = store.root / config.run_id() / "checkpoint.pt"
+    saved: dict[str, Any] = torch.load(path, weights_only=True)
+    return saved
+
+
+def assert_same_state(left: Any, right: Any) -> None:
+    """Every tensor of two checkpoints is the same to the bit, every number equal."""
+    assert type(left) is type(right)
+    if isinstance(left, torch.Tensor):
+        assert left.dtype == right.dtype
+        assert torch.equal(left, right)
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys()
+        for key in left.keys() - {"time_s", "cpu_s"}:
+            assert_same_state(left[key], right[key])
+    elif isinstance(left, (list, tuple)):
+        assert len(left) == len(right)
+        for one, other in zip(left, right, strict=True):
+            assert_same_state(one, other)
+    else:
+        assert left == right
+
+
+class StopNow(Exception):
+    pass
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, name: str, calls: int) -> None:
+    """Let `name` of the run module fail instead of making call number `calls`."""
+    real: Callable[..., Any] = getattr(RUN, name)
+    count = 0
+
+    def counted(*args: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == calls:
+            raise StopNow
+        return real(*args)
+
+    monkeypatch.setattr(RUN, name, counted)
+
+
+# --- a finished run ----------------------------------------------------------------------------
+
+
+def test_a_run_is_stored_as_it_is_returned(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    result = run(DEBA, store)
+    assert result.status == "finished"
+    assert result.run_id == DEBA.run_id()
+    assert RunConfig.from_dict(result.config) == DEBA
+    assert [e.epoch for e in result.epochs] == [1, 2, 3, 4, 5, 6]
+    assert (result.num_train, result.memory_format) == (120, "contiguous_format")
+    assert max(result.batch_sizes) > 16
+    assert all(a.next_batch_size == b.batch_size for a, b in zip(result.epochs, result.epochs[1:]))  # noqa: B905
+    assert store.load(result.run_id) == result
+    assert tuple(read_records(store.root / result.run_id / "epochs.jsonl")) == result.epochs
+    names = {p.name for p in (store.root / result.run_id).iterdir()}
+    assert names == {"config.json", "epochs.jsonl", "checkpoint.pt", "result.json", "lock"}
+
+
+def test_a_finished_run_is_reported_without_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "runs")
+    first = run(CONFIG, store)
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("trained again")
+
+    for name in ("train", "make_state", "load_dataset"):
+        monkeypatch.setattr(RUN, name, fail)
+    notes = Notes()
+    assert run(CONFIG, store, notes) == first
+    assert "not run again" in notes.notes[0]
+
+
+def test_another_seed_is_another_run(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    first = run(dataclasses.replace(CONFIG, max_epochs=1), store)
+    second = run(dataclasses.replace(CONFIG, max_epochs=1, seed=1), store)
+    assert first.epochs[0].loss != second.epochs[0].loss
+    assert len(store.list()) == 2
+
+
+# --- a window is the beginning of a full run ---------------------------------------------------
+
+
+def test_a_window_is_the_beginning_of_the_fixed_and_of_the_deba_run(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    window = run(dataclasses.replace(CONFIG, max_epochs=2), store)
+    fixed = run(CONFIG, store)
+    assert (len(window.epochs), len(fixed.epochs)) == (2, 6)
+    assert window.epochs[1].noise is not None
+    assert all_timeless(window) == all_timeless(fixed)[:2]
+    deba = run(dataclasses.replace(DEBA, lr_rule="none"), store)
+    assert max(deba.batch_sizes) > 16
+    assert all_timeless(window, reason="") == all_timeless(deba, reason="")[:2]
+
+
+# --- an interrupted run ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "calls", "recorded", "resumed_after"),
+    [
+        ("write_bytes", 1, 1, None),
+        ("write_bytes", 3, 3, 2),
+        ("write_bytes", 6, 6, 5),
+        ("_checkpoint", 4, 4, 3),
+        ("_result", 1, 6, 6),
+    ],
+)
+def test_a_run_stopped_between_two_writes_goes_on_as_if_it_had_not(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    calls: int,
+    recorded: int,
+    resumed_after: int | None,
+) -> None:
+    """Between record and checkpoint, the record is ahead; before the result, nothing is left."""
+    whole, cut = Store(tmp_path / "whole"), Store(tmp_path / "cut")
+    expected = run(DEBA, whole)
+    with monkeypatch.context() as patch:
+        stop_after(patch, name, calls)
+        with pytest.raises(StopNow):
+            run(DEBA, cut)
+    unfinished = cut.load(DEBA.run_id())
+    assert (unfinished.status, len(unfinished.epochs)) == ("unfinished", recorded)
+    notes = Notes()
+    result = run(DEBA, cut, notes)
+    assert any(n.endswith(f"after epoch {resumed_after}") for n in notes.notes) == (
+        resumed_after is not None
+    )
+    assert result.status == "finished"
+    assert all_timeless(result) == all_timeless(expected)
+    journal = read_records(cut.root / DEBA.run_id() / "epochs.jsonl")
+    assert tuple(journal) == result.epochs
+    assert_same_state(load_checkpoint(cut, DEBA), load_checkpoint(whole, DEBA))
+
+
+LAUNCHER = """
+import json, os, sys
+from pathlib import Path
+from stability_probe.config import RunConfig
+from stability_probe.run import run
+from stability_probe.store import Store
+
+config = RunConfig.from_dict(json.loads(sys.argv[1]))
+for line in sys.stdin:  # a store; each run gets a process of its own, forked after the imports
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            run(config, Store(Path(line.strip())))
+            code = 0
+        finally:
+            os._exit(code)
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+class Launcher:
+    """Starts runs in processes of their own."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._to, self._from = process.stdin, process.stdout
+
+    def start(self, root: Path) -> int:
+        """The process id."""
+        self._to.write(f"{root}\n")
+        self._to.flush()
+        return int(self._from.readline())
+
+    def exit_code(self) -> int:
+        """Waits for the process; minus the signal where one ended it."""
+        return int(self._from.readline())
+
+
+@pytest.fixture
+def launcher(user_folder: Path) -> Iterator[Callable[[RunConfig], Launcher]]:
+    processes: list[subprocess.Popen[str]] = []
+
+    def launch(config: RunConfig) -> Launcher:
+        process = subprocess.Popen(
+            [sys.executable, "-c", LAUNCHER, json.dumps(config.to_dict())],
+            cwd=user_folder,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        return Launcher(process)
+
+    yield launch
+    for process in processes:
+        with process:
+            process.kill()
+
+
+def wait_for_lines(file: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while not file.exists() or file.read_bytes().count(b"\n") < count:
+        assert time.monotonic() < deadline, f"{file} never got {count} lines"
+        time.sleep(0.001)
+
+
+def test_a_killed_run_goes_on_to_the_very_same_end(
+    tmp_path: Path, launcher: Callable[[RunConfig], Launcher]
+) -> None:
+    """kill -9 at five random instants; records and weights are those of an uninterrupted run."""
+    config = dataclasses.replace(
+        DEBA, epochs=120, scheduler_args={"cooldown": 12, "tolerance": 3.0}
+    )
+    runs = launcher(config)
+    whole, killed = Store(tmp_path / "whole"), Store(tmp_path / "killed")
+    chance = random.Random()
+    for epochs in sorted(chance.sample(range(60), 5)):
+        pid = runs.start(killed.root)
+        wait_for_lines(killed.root / config.run_id() / "epochs.jsonl", epochs)
+        time.sleep(chance.uniform(0, 0.02))
+        os.kill(pid, signal.SIGKILL)
+        assert runs.exit_code() == -signal.SIGKILL
+    summary = killed.list()[0]
+    assert summary.status == "unfinished"
+    assert 0 < summary.epochs_done < 120
+    for store in (killed, whole):
+        runs.start(store.root)
+        assert runs.exit_code() == 0
+    result, expected = (s.load(config.run_id()) for s in (killed, whole))
+    assert (result.status, len(result.epochs)) == ("finished", 120)
+    assert len(set(expected.batch_sizes)) > 2
+    assert all_timeless(result) == all_timeless(expected)
+    assert_same_state(load_checkpoint(killed, config), load_checkpoint(whole, config))
+
+
+# --- a run that diverges -----------------------------------------------------------------------
+
+
+def no_constant(name: str) -> None:
+    raise AssertionError(f"{name} in JSON")
+
+
+def assert_strict_json(folder: Path) -> None:
+    for line in (folder / "epochs.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=no_constant)
+    json.loads((folder / "result.json").read_text(), parse_constant=no_constant)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"), [({"lr": 1e9}, 0), ({"model": "tinynet:make_fused"}, 2)]
+)
+def test_a_diverged_run_is_stored_with_what_it_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], kept: int
+) -> None:
+    store, notes = Store(tmp_path / "runs"), Notes()
+    config = dataclasses.replace(CONFIG, lr_schedule="fixed", **fields)
+    result = run(config, store, notes)
+    assert (result.status, len(result.epochs)) == ("diverged", kept)
+    assert f"epoch {kept + 1}" in notes.notes[-1]
+    assert store.load(config.run_id()) == result
+    assert [(s.status, s.epochs_done) for s in store.list()] == [("diverged", kept)]
+    assert_strict_json(store.root / config.run_id())
+    monkeypatch.setattr(RUN, "train", None)
+    assert run(config, store) == result
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=ValueError,
+    reason="a test loss that is not finite raises instead of storing a diverged run",
+)
+@pytest.mark.parametrize("fields", [{"model": "tinynet:make_bad_test"}, {"lr": 100.0}])
+def test_a_test_loss_that_is_not_finite_is_a_diverged_run(
+    tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    store = Store(tmp_path / "runs")
+    config = dataclasses.replace(CONFIG, lr_schedule="fixed", **fields)
+    result = run(config, store)
+    assert result.status == "diverged"
+    assert all(math.isfinite(e.test_loss) for e in result.epochs)
+    assert_strict_json(store.root / config.run_id())
+
+
+# --- checkpoints -------------------------------------------------------------------------------
+
+
+def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Path]:
+    """A run with four epochs in its checkpoint."""
+    store = Store(tmp_path / "runs")
+    with monkeypatch.context() as patch:
+        stop_after(patch, "_checkpoint", 5)
+        with pytest.raises(StopNow):
+            run(DEBA, store)
+    return store, store.root / DEBA.run_id() / "checkpoint.pt"
+
+
+def test_a_checkpoint_loads_without_running_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, path = interrupted(tmp_path, monkeypatch)
+    saved = torch.load(path, weights_only=True)
+    assert saved["epoch"] == 4
+    assert saved["previous"]["epoch"] == 4
+    calls: list[dict[str, Any]] = []
+    real = torch.load
+    monkeypatch.setattr(torch, "load", lambda f, **kw: (calls.append(kw), real(f, **kw))[1])
+    assert run(DEBA, store).status == "finished"
+    assert [c["weights_only"] for c in calls] == [True]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-1],
+        lambda content: content[:4],
+        lambda content: bytes(len(content)),
+        lambda content: bytes(64) + content[64:],
+        pytest.param(
+            lambda content: b"",
+            marks=pytest.mark.xfail(
+                strict=True, raises=IndexError, reason="torch's error for it has no text"
+            ),
+        ),
+        pytest.param(
+            lambda content: b"hello",
+            marks=pytest.mark.xfail(
+                strict=True, raises=KeyError, reason="torch raises KeyError, which is not caught"
+            ),
+        ),
+    ],
+    ids=["half", "last byte", "first bytes", "zeros", "head zeroed", "empty", "text"],
+)
+def test_a_damaged_checkpoint_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes]
+) -> None:
+    store, path = interrupted(tmp_path, monkeypatch)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(MissingError) as caught:
+        run(DEBA, store)
+    assert str(path) in str(caught.value)
+    assert "delete it" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert store.load(DEBA.run_id()).status == "unfinished"
+
+
+def test_following_the_advice_on_a_damaged_checkpoint_starts_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, path = interrupted(tmp_path, monkeypatch)
+    path.unlink()
+    result = run(DEBA, store)
+    assert result.status == "finished"
+    assert all_timeless(result) == all_timeless(run(DEBA, Store(tmp_path / "whole")))
+
+
+def test_a_journal_shorter_than_its_checkpoint_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, path = interrupted(tmp_path, monkeypatch)
+    journal = path.with_name("epochs.jsonl")
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]))
+    with pytest.raises(MissingError, match="lacks records"):
+        run(DEBA, store)
