@@ -17,11 +17,16 @@ from stability_probe.errors import MissingError, RunError, UsageError
 from stability_probe.exits import EXIT_CODES, Group, complain, explain
 from stability_probe.options import (
     COMMON,
+    CORPUS_IN,
+    CORPUS_OUT,
+    JOBS,
     MODEL,
     PLOT,
     ROOT,
+    RUNS,
     SCHEDULE,
     STORED,
+    SWEEP,
     TRAINING,
     seeds_option,
 )
@@ -188,6 +193,69 @@ def runs(**options: Any) -> None:
     stored = Store(Path(options["output"])).list()
     print_result(
         options["json"], lambda: summary.runs_json(stored), lambda: summary.runs_table(stored)
+    )
+
+
+@probe.command(params=[SWEEP, JOBS, ROOT, *COMMON])
+def sweep(**options: Any) -> None:
+    """Run every combination of a sweep file.
+
+    Finished runs are not repeated. Exits 1 when some failed; the others are kept.
+    """
+    from stability_probe.sweep import load_sweep, run_sweep
+    from stability_probe.terminal import print_result, watching
+
+    configs = load_sweep(Path(options["sweep"]))
+    with watching(options) as progress:
+        failed = run_sweep(configs, Path(options["output"]), options["jobs"], progress)
+    told = f"{len(configs) - len(failed)} of {len(configs)} runs are finished"
+    print_result(
+        options["json"],
+        lambda: {"schema_version": 1, "runs": len(configs), "failed": failed},
+        lambda: "\n".join([told, *(f"failed: {run_id}" for run_id in failed)]),
+    )
+    if failed:
+        click.get_current_context().exit(1)
+
+
+@probe.command(params=[SWEEP, RUNS, CORPUS_OUT, *COMMON])
+def corpus(**options: Any) -> None:
+    """Write the corpus rows of a sweep's finished runs.
+
+    A row pairs each adaptive run with the fixed run of the same seed.
+    """
+    from predictor.build import build_rows
+    from predictor.corpus import format_corpus
+    from stability_probe.store import write_text
+    from stability_probe.sweep import load_sweep
+    from stability_probe.terminal import print_result
+
+    rows = build_rows(load_sweep(Path(options["sweep"])), Path(options["output"]))
+    if not rows:
+        raise UsageError(f"no finished pair of this sweep in {options['output']}; run probe sweep")
+    write_text(Path(options["corpus"]), format_corpus(rows))
+    print_result(
+        options["json"],
+        lambda: {"schema_version": 1, "rows": len(rows), "file": options["corpus"]},
+        lambda: f"{len(rows)} rows in {options['corpus']}",
+    )
+
+
+@probe.command(params=[CORPUS_IN, *COMMON])
+def evaluate(**options: Any) -> None:
+    """Score the predictor on its corpus, families held out."""
+    from predictor import summary
+    from predictor.corpus import load_corpus
+    from predictor.estimator import usable
+    from predictor.evaluate import evaluate
+    from stability_probe.terminal import print_result
+
+    path = options["corpus"]
+    scores = evaluate(usable(load_corpus(Path(path) if path else None)))
+    print_result(
+        options["json"],
+        lambda: summary.scores_json(scores),
+        lambda: summary.scores_table(scores),
     )
 
 

@@ -13,6 +13,6 @@ __all__ = ["predict"]
 
 def predict(characterization: Characterization, corpus: Path | None = None) -> Prediction:
     """The verdict for a characterized model, from the shipped corpus or another file."""
-    from predictor.predict import predict as predict_from_corpus
+    from predictor.prediction import predict as predict_from_corpus
 
     return predict_from_corpus(characterization, corpus)

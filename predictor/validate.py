@@ -34,7 +34,7 @@ def validate(
     repeated. Raises `RunError` when a run diverged, so that there is nothing to compare.
     """
     progress = progress or Quiet()
-    c = characterize(config, seeds=seeds, progress=progress)
+    c = characterize(config, seeds=seeds, store=store, progress=progress)
     prediction = predict(c)
     resolved = RunConfig.from_dict(c.config)
     pairs = []

@@ -107,6 +107,7 @@ def train(state: TrainState, dataset: Dataset, config: RunConfig) -> Iterator[Ep
         noise = None
         if epoch == config.window_epochs:
             noise = measure_noise_scale(state, data, config)
+        begin = time.perf_counter()
         test_loss, test_accuracy = evaluate(state, data, config.precision)
         record = EpochRecord(
             epoch=epoch,
@@ -115,6 +116,7 @@ def train(state: TrainState, dataset: Dataset, config: RunConfig) -> Iterator[Ep
             noise=noise,
             test_loss=test_loss,
             test_accuracy=test_accuracy,
+            eval_s=time.perf_counter() - begin,
             grad_norm_variation=_variation("grad_norm", measured, previous),
             loss_variation=_variation("loss", measured, previous),
             next_batch_size=batch_size,

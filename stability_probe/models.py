@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import textwrap
 import warnings
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 import timm
 import torch
 import torchvision
-from timm.layers.norm import RmsNorm
+from timm.layers.norm import RmsNorm, RmsNorm2d
+from timm.layers.patch_embed import PatchEmbed
 from torch import nn
 
 from stability_probe.errors import ProbeError, UsageError
@@ -23,7 +24,7 @@ _NORMALIZATIONS = (
     ("batch", nn.modules.batchnorm._BatchNorm),
     ("layer", nn.LayerNorm),
     ("group", nn.GroupNorm),
-    ("rms", (nn.RMSNorm, RmsNorm)),
+    ("rms", (nn.RMSNorm, RmsNorm, RmsNorm2d)),
 )
 _TORCHVISION_EXTRAS: Mapping[str, Mapping[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
@@ -37,28 +38,25 @@ def make_model(name: str, *, num_classes: int, img_size: int, in_chans: int = 3)
 
     `name` is a timm name, ``torchvision:NAME`` or ``package.module:callable``; a callable gets
     those of num_classes, img_size and in_chans that it accepts. Weights are drawn from torch's
-    global random state, which the caller seeds. Raises `UsageError` for an unknown name, a size
-    the model cannot have, or a callable that returns no module.
+    global random state, which the caller seeds. Raises `UsageError` for an unknown name, a shape
+    the model cannot have, or a callable that fails or returns no module.
     """
-    wanted: dict[str, Any] = {
-        "num_classes": num_classes,
-        "img_size": img_size,
-        "in_chans": in_chans,
-    }
+    wanted = {"num_classes": num_classes, "img_size": img_size, "in_chans": in_chans}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if name.startswith(_TORCHVISION):
-                return _make_torchvision(name, num_classes, img_size)
-            if ":" in name:
+                return _make_torchvision(name, wanted)
+            # timm's models have no prefix, but people who know the other one will type it.
+            if ":" in name and not name.startswith("timm:"):
                 return _make_user(name, wanted)
             return _make_timm(name, wanted)
     except ProbeError:
         raise
     except Exception as error:  # constructors of others fail in their own ways
         raise UsageError(
-            f"{name} cannot be made for {img_size}x{img_size} images ({one_line(error)}); "
-            "use another --img-size, such as 224"
+            f"{name} cannot be made for {img_size}x{img_size} images: {_cause(error)}; "
+            f"{_other_size(224, img_size)}"
         ) from error
 
 
@@ -69,12 +67,14 @@ def check_model(
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        # Not inference_mode: what a model keeps from this pass could not be trained with.
+        with torch.no_grad():
             logits = model(torch.zeros(2, in_chans, img_size, img_size))
     except Exception as error:
+        native = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
         raise UsageError(
-            f"{name} does not take {img_size}x{img_size} images ({one_line(error)}); "
-            "use another --img-size, such as 224"
+            f"{name} does not take {img_size}x{img_size} images: {_cause(error)}; "
+            f"{_other_size(native[-1], img_size)}"
         ) from error
     finally:
         model.train(was_training)
@@ -100,18 +100,34 @@ def normalization(model: nn.Module) -> str:
     return "mixed" if len(found) > 1 else (found.pop() if found else "none")
 
 
-@cache
-def model_names() -> tuple[str, ...]:
-    """Every timm name and every ``torchvision:NAME`` that classifies images."""
+def model_names() -> list[str]:
+    """Every timm name, then every ``torchvision:NAME`` that classifies images."""
     classifiers = torchvision.models.list_models(module=torchvision.models)
-    return (*timm.list_models(), *(_TORCHVISION + n for n in classifiers))
+    return [*timm.list_models(), *(_TORCHVISION + n for n in classifiers)]
+
+
+def suggest(name: str) -> list[str]:
+    """At most three known names near an unknown one: the same name in the other library, else
+    those spelled alike, else the shortest that begin so."""
+    library, _, bare = name.rpartition(":")
+    bare = bare.lower().replace("-", "_")
+    names = model_names()
+    same = [n for n in names if n.removeprefix(_TORCHVISION) == bare]
+    if same or not bare:
+        return same
+    if library == "torchvision":
+        names = [n for n in names if n.startswith(_TORCHVISION)]
+    # Compared without the prefix, which would make all names of one library look alike;
+    # reversed, so that timm's spelling wins where both libraries have the name.
+    known = {n.removeprefix(_TORCHVISION): n for n in reversed(names)}
+    near = difflib.get_close_matches(bare, known, n=3, cutoff=0.7)
+    near = near or sorted((n for n in known if n.startswith(bare)), key=lambda n: (len(n), n))[:3]
+    return [known[n] for n in near]
 
 
 def unknown_model(name: str) -> UsageError:
     """An error that names the nearest models, of both libraries."""
-    bare = name.removeprefix(_TORCHVISION)
-    same = [n for n in model_names() if n.removeprefix(_TORCHVISION) == bare]
-    near = same or difflib.get_close_matches(name, model_names(), n=3, cutoff=0.5)
+    near = suggest(name)
     hint = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()"
     return UsageError(
         f"unknown model {name!r}; {hint} (a timm name, torchvision:NAME or package.module:callable)"
@@ -121,6 +137,11 @@ def unknown_model(name: str) -> UsageError:
 def _make_timm(name: str, wanted: Mapping[str, Any]) -> nn.Module:
     if not timm.is_model(name):
         raise unknown_model(name)
+    architecture, _, tag = name.partition(".")
+    if tag:
+        raise UsageError(
+            f"{name} names pretrained weights, which are never loaded; use {architecture}"
+        )
     try:
         model: nn.Module = timm.create_model(name, pretrained=False, **wanted)
     except TypeError as error:
@@ -129,18 +150,39 @@ def _make_timm(name: str, wanted: Mapping[str, Any]) -> nn.Module:
             raise
         others = {k: v for k, v in wanted.items() if k != "img_size"}
         model = timm.create_model(name, pretrained=False, **others)
+    _require_whole_patches(model, name, wanted["img_size"])
     return model
 
 
-def _make_torchvision(name: str, num_classes: int, img_size: int) -> nn.Module:
+def _require_whole_patches(model: nn.Module, name: str, img_size: int) -> None:
+    """timm leaves out the pixels beyond the last whole patch without a word."""
+    for module in model.modules():
+        if not isinstance(module, PatchEmbed) or module.img_size is None:
+            continue
+        side, patch = module.img_size[0], module.patch_size[0]
+        # A later stage embeds a feature map, whose side is not the image's to choose.
+        if side == img_size and side % patch and not module.dynamic_img_pad:
+            below = side - side % patch
+            fitting = f"{below} or {below + patch}" if below else str(patch)
+            raise UsageError(
+                f"{name} cuts images into {patch}x{patch} patches, which do not divide "
+                f"{img_size}x{img_size}; use --img-size {fitting}"
+            )
+
+
+def _make_torchvision(name: str, wanted: Mapping[str, Any]) -> nn.Module:
     bare = name.removeprefix(_TORCHVISION)
     if name not in model_names():
         raise unknown_model(name)
+    if wanted["in_chans"] != 3:
+        raise UsageError(
+            f"{name} takes images of 3 channels, not {wanted['in_chans']}; use a timm model"
+        )
     builder = torchvision.models.get_model_builder(bare)
     extras = dict(_TORCHVISION_EXTRAS.get(bare, {}))
     if bare.startswith("vit_"):
-        extras["image_size"] = img_size
-    model: nn.Module = builder(weights=None, num_classes=num_classes, **extras)
+        extras["image_size"] = wanted["img_size"]
+    model: nn.Module = builder(weights=None, num_classes=wanted["num_classes"], **extras)
     return model
 
 
@@ -153,7 +195,17 @@ def _make_user(name: str, wanted: Mapping[str, Any]) -> nn.Module:
         try:
             model = make(**given)
         except Exception as error:
-            raise UsageError(f"{name} raised {one_line(error)}") from error
+            raise UsageError(f"{name} raised {_cause(error)}") from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"{name} returned {type(model).__name__}, not a torch module")
     return model
+
+
+def _cause(error: Exception) -> str:
+    """Type and message on one line, at most 160 characters."""
+    # An assertion without a message leaves only the colon behind its type.
+    return textwrap.shorten(one_line(error).rstrip(": ."), 160, placeholder=" ...")
+
+
+def _other_size(native: int, img_size: int) -> str:
+    return f"use --img-size {native}" if native != img_size else "use another --img-size"

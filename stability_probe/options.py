@@ -57,6 +57,7 @@ def folder_option(about: str, *names: str, default: str = "probe-runs") -> click
 
 
 MODEL = click.Argument(["model"])
+SWEEP = click.Argument(["sweep"], metavar="FILE.toml")
 STORED = click.Argument(["stored"], metavar="RUN_ID|FILE.json")
 TRAINING: Sequence[click.Option] = (
     field_option("data", "Data set, folder:PATH or package.module:callable."),
@@ -107,6 +108,8 @@ COMMON: Sequence[click.Option] = (
     _flag("Progress also in logs; tracebacks of errors.", "-v", "--verbose"),
     _flag("No progress.", "--no-progress"),
 )
+# Named output: PROBE_OUTPUT and the file's `output` are the stored runs in every command.
+RUNS = folder_option("Folder of the stored runs.", "--runs", "output")
 PLOT: Sequence[click.Option] = (
     click.Option(
         ["--format"],
@@ -116,6 +119,22 @@ PLOT: Sequence[click.Option] = (
         help="File format of the figures.",
     ),
     folder_option("Folder for the figures.", "-o", "--output", "figures", default="."),
-    # Named output: PROBE_OUTPUT and the file's `output` are the stored runs in every command.
-    folder_option("Folder of the stored runs.", "--runs", "output"),
+    RUNS,
+)
+JOBS = click.Option(
+    ["--jobs"],
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Runs at a time, each a process of its own.",
+)
+CORPUS_OUT = click.Option(
+    ["-o", "--output", "corpus"],
+    type=click.Path(dir_okay=False),
+    default="corpus.csv",
+    show_default=True,
+    help="File for the rows.",
+)
+CORPUS_IN = click.Option(
+    ["--corpus"], type=click.Path(dir_okay=False), help="Rows to score; the shipped ones if unset."
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Sequence
 
 import torch
@@ -12,12 +11,13 @@ from stability_probe.config import RunConfig, default_max_batch_size
 from stability_probe.datasets import Dataset
 from stability_probe.device import describe_environment, use_threads
 from stability_probe.errors import UsageError
-from stability_probe.loop import make_state, train
+from stability_probe.loop import DivergedError, make_state, train
 from stability_probe.metrics import stability_metrics
 from stability_probe.models import normalization, num_params
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import Characterization, EpochRecord, ThroughputCurve
-from stability_probe.run import load_run_data
+from stability_probe.run import load_run_data, run
+from stability_probe.store import Store
 from stability_probe.throughput import (
     choose_memory_format,
     curve_batch_sizes,
@@ -26,12 +26,17 @@ from stability_probe.throughput import (
 
 
 def characterize(
-    config: RunConfig, *, seeds: Sequence[int] = (0,), progress: Progress | None = None
+    config: RunConfig,
+    *,
+    seeds: Sequence[int] = (0,),
+    store: Store | None = None,
+    progress: Progress | None = None,
 ) -> Characterization:
     """Measure what `config` describes: gradient stability and what bigger batches gain.
 
     Trains the first `window_epochs` of the fixed-batch run once a seed, exactly as the full run
-    would, and times training steps at batch sizes up to the largest the schedule may reach.
+    would, and times training steps at batch sizes up to the largest the schedule may reach. With
+    a `store` the windows are kept there as runs, and an interrupted one goes on where it stopped.
     Raises `UsageError` when the window is too short, `DivergedError` when training fails.
     """
     progress = progress or Quiet()
@@ -48,21 +53,24 @@ def characterize(
         resolved = dataclasses.replace(
             config, channels_last="on" if choice.memory_format == "channels_last" else "off"
         )
-        begin = time.perf_counter()
-        windows = tuple(_window(resolved, seed, dataset, progress) for seed in seeds)
-        probe_s = time.perf_counter() - begin
+        windows = tuple(_window(resolved, seed, dataset, store, progress) for seed in seeds)
         num_train = len(dataset.train_labels)
         largest = config.max_batch_size or default_max_batch_size(num_train, config.batch_size)
         sizes = curve_batch_sizes(config.batch_size, largest)
         progress.start("throughput", 3 * len(sizes))
         curve = measure_throughput(resolved, dataset, sizes, choice, progress)
-        return _characterization(resolved, seeds, dataset, windows, curve, largest, probe_s)
+        return _characterization(resolved, seeds, dataset, windows, curve, largest)
 
 
 def _window(
-    config: RunConfig, seed: int, dataset: Dataset, progress: Progress
+    config: RunConfig, seed: int, dataset: Dataset, store: Store | None, progress: Progress
 ) -> tuple[EpochRecord, ...]:
     config = dataclasses.replace(config, seed=seed, max_epochs=config.window_epochs)
+    if store is not None:
+        result = run(config, store, progress, dataset)
+        if result.status == "diverged":
+            raise DivergedError(len(result.epochs) + 1)
+        return result.epochs
     progress.start(f"{config.model} window seed {seed}", config.window_epochs)
     records = []
     for record in train(make_state(config, dataset), dataset, config):
@@ -78,7 +86,6 @@ def _characterization(
     windows: tuple[tuple[EpochRecord, ...], ...],
     curve: ThroughputCurve,
     max_batch_size: int,
-    probe_s: float,
 ) -> Characterization:
     state = make_state(config, dataset)
     device: torch.device = state.device
@@ -94,6 +101,12 @@ def _characterization(
         metrics=tuple(stability_metrics(window) for window in windows),
         windows=windows,
         curve=curve,
-        probe_s=probe_s,
+        probe_s=sum(_epoch_s(e) for window in windows for e in window),
         environment=describe_environment(device),
     )
+
+
+def _epoch_s(record: EpochRecord) -> float:
+    """Everything an epoch of the window cost."""
+    noise_s = record.noise.time_s if record.noise else 0.0
+    return record.time_s + record.eval_s + noise_s

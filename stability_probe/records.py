@@ -73,6 +73,8 @@ class EpochRecord:
     """Wall-clock seconds of training."""
     cpu_s: float
     """Process CPU seconds of training, all threads."""
+    eval_s: float = 0.0
+    """Wall-clock seconds of the evaluation that followed."""
     noise: NoiseScaleRecord | None = None
     """Measured at the end of the window."""
     action: str = "hold"
@@ -191,7 +193,7 @@ class Characterization:
     """The window's epochs, one tuple a seed."""
     curve: ThroughputCurve
     probe_s: float
-    """Seconds the windows took, evaluation included, throughput curve apart."""
+    """Seconds the windows took: training, evaluation and noise; throughput curve apart."""
     environment: Mapping[str, str]
 
 

@@ -22,11 +22,17 @@ from stability_probe.store import RunDirectory, Store, write_bytes
 from stability_probe.throughput import choose_memory_format
 
 
-def run(config: RunConfig, store: Store, progress: Progress | None = None) -> RunResult:
+def run(
+    config: RunConfig,
+    store: Store,
+    progress: Progress | None = None,
+    dataset: Dataset | None = None,
+) -> RunResult:
     """Train as `config` says, or report the stored result of a run that finished before.
 
     A run that was interrupted goes on after its last recorded epoch. A run whose loss becomes
-    non-finite is stored with the status diverged.
+    non-finite is stored with the status diverged. `dataset` is the one `config` names, where the
+    caller has loaded it already.
     """
     progress = progress or Quiet()
     with use_threads(config.threads), store.open(config) as directory:
@@ -34,7 +40,7 @@ def run(config: RunConfig, store: Store, progress: Progress | None = None) -> Ru
         if finished is not None:
             progress.note(f"{finished.run_id} was {finished.status} before; not run again")
             return finished
-        dataset = load_run_data(config)
+        dataset = dataset or load_run_data(config)
         state, records = _start_or_resume(config, dataset, directory)
         if records:
             progress.note(f"{config.run_id()} goes on after epoch {len(records)}")
@@ -48,8 +54,7 @@ def run(config: RunConfig, store: Store, progress: Progress | None = None) -> Ru
                 records.append(record)
                 write_bytes(directory.checkpoint, _checkpoint(state))
                 progress.epoch(record)
-        except DivergedError as error:
-            progress.note(str(error))
+        except DivergedError:
             status = "diverged"
         result = _result(config, state, dataset, records, status)
         directory.finish(result)

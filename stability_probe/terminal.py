@@ -40,7 +40,8 @@ class TerminalProgress:
             transient=True,
             expand=True,
         )
-        self._task: TaskID | None = None
+        # Importing and loading take seconds before the first stage is known.
+        self._task: TaskID = self._bar.add_task("preparing", total=None, info="")
         self._remaining = 0
         self._durations: deque[float] = deque(maxlen=_RECENT)
         self._last = time.monotonic()
@@ -52,8 +53,7 @@ class TerminalProgress:
         self._timer.start()
 
     def start(self, stage: str, total: int) -> None:
-        if self._task is not None:
-            self._bar.remove_task(self._task)
+        self._bar.remove_task(self._task)
         self._task = self._bar.add_task(stage, total=total, info="")
         self._remaining = total
         self._durations.clear()
@@ -82,8 +82,6 @@ class TerminalProgress:
                 self._bar.start()
 
     def _advance(self, text: str, duration_s: float) -> None:
-        if self._task is None:
-            return
         self._last = time.monotonic()
         self._durations.append(duration_s)
         self._remaining -= 1

@@ -92,30 +92,40 @@ def make_corpus(
 ) -> list[CorpusRow]:
     """Models with much headroom benefit, those without stay neutral: a learnable rule.
 
-    Every family holds both kinds, so that no family is needed to know the rule.
+    Models come in pairs, one of each kind, that share every other feature: in no family and by
+    no chance does anything but the headroom tell the kinds apart.
     """
     rows = []
     for name in families:
-        for index in range(models):
-            gains = index % 2 == 0
-            speeds = 100.0 * np.linspace(1.0, rng.uniform(*((2.5, 3.5) if gains else (1, 1.1))), 5)
-            for seed in range(seeds):
-                saved = (30.0 if gains else 2.0) + rng.normal(0, noise_pct)
-                rows.append(
-                    make_corpus_row(
-                        family=name,
-                        model=f"{name}{index}",
-                        seed=seed,
-                        curve_samples_per_s=tuple(float(s) for s in speeds),
-                        stability_score=float(rng.uniform(0.6, 0.9)),
-                        grad_norm_variation=float(rng.uniform(0.05, 0.2)),
-                        loss_variation=float(rng.uniform(0.05, 0.2)),
-                        noise_scale=None if rng.uniform() < 0.2 else float(rng.uniform(20, 200)),
-                        num_params=int(rng.integers(10**5, 10**7)),
-                        **outcome(saved, float(np.clip(rng.normal(0.5, 0.3), -0.4, 2.0))),
+        for pair in range(models // 2):
+            windows = [_random_window(rng) for _ in range(seeds)]
+            for index, gains in ((2 * pair, True), (2 * pair + 1, False)):
+                top = rng.uniform(2.5, 3.5) if gains else rng.uniform(1.0, 1.1)
+                speeds = tuple(float(s) for s in 100.0 * np.linspace(1.0, top, 5))
+                for seed, window in enumerate(windows):
+                    saved = (30.0 if gains else 2.0) + rng.normal(0, noise_pct)
+                    delta = float(np.clip(rng.normal(0.5, 0.3), -0.4, 2.0))
+                    rows.append(
+                        make_corpus_row(
+                            family=name,
+                            model=f"{name}{index}",
+                            seed=seed,
+                            curve_samples_per_s=speeds,
+                            **window,
+                            **outcome(saved, delta),
+                        )
                     )
-                )
     return rows
+
+
+def _random_window(rng: np.random.Generator) -> dict[str, Any]:
+    return {
+        "stability_score": float(rng.uniform(0.6, 0.9)),
+        "grad_norm_variation": float(rng.uniform(0.05, 0.2)),
+        "loss_variation": float(rng.uniform(0.05, 0.2)),
+        "noise_scale": rng.choice([20.0, 64.0, 200.0, None]),
+        "num_params": int(rng.choice([10**5, 10**6, 10**7])),
+    }
 
 
 def make_run(

@@ -87,7 +87,7 @@ def test_the_file_reads_as_plain_csv_in_sorted_order(tmp_path: Path) -> None:
     table = list(csv.reader(io.StringIO(text)))
     assert table[0] == [f.name for f in dataclasses.fields(CorpusRow)]
     columns = [table[0].index(n) for n in ("family", "model", "data", "scheduler", "seed")]
-    keys = [tuple(line[c] for c in columns[:4]) + (int(line[columns[4]]),) for line in table[1:]]
+    keys = [(*(line[c] for c in columns[:4]), int(line[columns[4]])) for line in table[1:]]
     assert keys == sorted(keys)
     assert len(set(keys)) == len(rows)
 
@@ -126,7 +126,7 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
     table = list(csv.reader(io.StringIO(format_corpus([make_corpus_row()]))))
     at = table[0].index("num_params")
     text = "".join(",".join(line[:at] + line[at + 1 :]) + "\n" for line in table)
-    with pytest.raises(MissingError, match="line 2.*num_params"):
+    with pytest.raises(MissingError, match=r"line 2.*num_params"):
         load_corpus(write(tmp_path / "c.csv", text))
 
 

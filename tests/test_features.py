@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -31,6 +32,7 @@ def make_case(batch_size: int = 16, max_batch_size: int = 256, epochs: int = 4) 
         batch_size=batch_size,
         max_batch_size=max_batch_size,
         epochs=epochs,
+        updates_per_epoch=62.5,
     )
 
 
@@ -122,6 +124,7 @@ def test_one_case_a_seed() -> None:
     cases = make_cases(c)
     assert [k.features for k in cases] == [make_features(w, CURVE, 32, 77) for w in windows]
     assert {(k.batch_size, k.max_batch_size, k.epochs) for k in cases} == {(32, 128, 30)}
+    assert {k.updates_per_epoch for k in cases} == {1000 / 32}
     assert all(k.curve is CURVE for k in cases)
 
 
@@ -135,7 +138,7 @@ def naive_speed(batch_size: float) -> float:
     points = [(p.batch_size, p.samples_per_s) for p in CURVE.points]
     if batch_size <= points[0][0]:
         return points[0][1]
-    for (low, slow), (high, fast) in zip(points, points[1:], strict=False):
+    for (low, slow), (high, fast) in itertools.pairwise(points):
         if batch_size <= high:
             share = math.log(batch_size / low) / math.log(high / low)
             return slow + share * (fast - slow)
@@ -157,7 +160,7 @@ def test_replay_is_epoch_by_epoch(
         for epoch in range(epochs):
             known = path[epoch] if epoch < len(path) else path[-1]
             size = batch_size * known / path[0]
-            if size > bound:
+            if size > max(bound, batch_size):
                 size = max(bound, batch_size)
             adaptive += 1000 / naive_speed(size)
             fixed += 1000 / naive_speed(batch_size)
@@ -167,9 +170,7 @@ def test_replay_is_epoch_by_epoch(
 
 
 @given(st.lists(sizes, min_size=1, max_size=4).map(tuple), st.sampled_from([16, 32, 100]))
-def test_replay_never_goes_above_the_bound(
-    paths: tuple[tuple[int, ...], ...], bound: int
-) -> None:
+def test_replay_never_goes_above_the_bound(paths: tuple[tuple[int, ...], ...], bound: int) -> None:
     """A path far beyond the bound saves what a path at the bound saves, and no path more."""
     case = make_case(max_batch_size=bound)
     at_bound = 100 * (1 - 100.0 / naive_speed(bound))
@@ -191,5 +192,6 @@ def test_replay_on_a_flat_curve_saves_nothing() -> None:
         batch_size=16,
         max_batch_size=64,
         epochs=5,
+        updates_per_epoch=62.5,
     )
     assert replayed_time_saved_pct(((16, 64),), flat) == pytest.approx([0.0], abs=1e-12)

@@ -1,0 +1,270 @@
+"""Grids of runs: what a file expands to, and processes that fail alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stability_probe import throughput
+from stability_probe.config import RunConfig
+from stability_probe.errors import MissingError, UsageError
+from stability_probe.progress import Quiet
+from stability_probe.records import to_plain
+from stability_probe.store import Store
+from stability_probe.sweep import curve_path, load_sweep, measure_curves, run_sweep
+from tests.factories import make_curve
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+GRID = """
+[base]
+epochs = 60
+lr = 0.5
+momentum = 0.8
+seed = 9
+
+[grid]
+model = ["resnet10t", "torchvision:vgg11"]
+data = ["digits", "crops"]
+seed = [0, 1]
+
+[schedules]
+fixed = {scheduler = "fixed"}
+deba = {scheduler = "deba", scheduler_args = {window = 3}, momentum = 0.7}
+
+[models.resnet10t]
+channels_last = "on"
+lr = 0.25
+momentum = 0.6
+
+[models.unused]
+lr = 7.0
+"""
+
+
+def write(tmp_path: Path, text: str | bytes) -> Path:
+    path = tmp_path / "sweep.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+# --- sweep files -------------------------------------------------------------------------------
+
+
+def test_a_grid_is_every_combination_in_the_order_of_the_file(tmp_path: Path) -> None:
+    """The model's fields override base, the schedule's override both."""
+    expected = []
+    for model, fields, fixed_momentum in (
+        ("resnet10t", {"channels_last": "on", "lr": 0.25}, 0.6),
+        ("torchvision:vgg11", {"lr": 0.5}, 0.8),
+    ):
+        for data in ("digits", "crops"):
+            for seed in (0, 1):
+                common: dict[str, Any] = {"model": model, "data": data, "seed": seed, "epochs": 60}
+                expected += [
+                    RunConfig(**common, **fields, momentum=fixed_momentum, scheduler="fixed"),
+                    RunConfig(
+                        **common,
+                        **fields,
+                        momentum=0.7,
+                        scheduler="deba",
+                        scheduler_args={"window": 3},
+                    ),
+                ]
+    configs = load_sweep(write(tmp_path, GRID))
+    assert configs == expected
+    assert len({c.run_id() for c in configs}) == 16
+
+
+def test_a_grid_without_schedules_is_fixed_runs(tmp_path: Path) -> None:
+    path = write(tmp_path, '[base]\nmodel = "resnet10t"\nlr = 0.5\n[grid]\nseed = [3, 1]\n')
+    assert load_sweep(path) == [RunConfig(model="resnet10t", lr=0.5, seed=s) for s in (3, 1)]
+
+
+def test_base_alone_is_one_run(tmp_path: Path) -> None:
+    path = write(tmp_path, '[base]\nmodel = "resnet10t"\n')
+    assert load_sweep(path) == [RunConfig(model="resnet10t")]
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="only models of the grid are seen")
+def test_fields_of_a_model_named_in_base_count_too(tmp_path: Path) -> None:
+    path = write(tmp_path, '[base]\nmodel = "resnet10t"\n[models.resnet10t]\nlr = 0.25\n')
+    assert load_sweep(path) == [RunConfig(model="resnet10t", lr=0.25)]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "data" / "sweeps").glob("*.toml")), ids=lambda p: p.name
+)
+def test_shipped_sweeps_load(path: Path) -> None:
+    configs = load_sweep(path)
+    assert len({c.run_id() for c in configs}) == len(configs) > 0
+
+
+def test_a_missing_sweep_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingError) as caught:
+        load_sweep(tmp_path / "none.toml")
+    assert str(caught.value) == f"cannot read {tmp_path / 'none.toml'}: No such file or directory"
+
+
+def not_yet(text: str | bytes, words: str, raises: type[Exception]) -> Any:
+    mark = pytest.mark.xfail(strict=True, raises=raises, reason="raised as it is, not explained")
+    return pytest.param(text, words, marks=mark)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[grid", "not TOML"),
+        ('[base]\nmodel = "a"\n[gird]\nseed = [0]\n', "unknown table 'gird'"),
+        ('[base]\nmodel = "a"\nepoch = 3\n', "unknown setting 'epoch'"),
+        ('[base]\nmodel = "a"\nepochs = 0\n', "epochs is 0"),
+        ('[base]\nmodel = "a"\n[grid]\noptimizer = ["sgd", "adam"]\n', "optimizer is 'adam'"),
+        not_yet("[grid]\nseed = [0]\n", "model", TypeError),
+        not_yet('[base]\nmodel = "a"\n[grid]\nseed = 0\n', "seed", TypeError),
+        not_yet('[base]\nmodel = "a"\nlr = "fast"\n', "lr", TypeError),
+        not_yet(b'[base]\nmodel = "\xff"\n', "TOML", UnicodeDecodeError),
+    ],
+)
+def test_a_bad_sweep_file_is_explained_in_a_line(
+    tmp_path: Path, text: str | bytes, words: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_sweep(write(tmp_path, text))
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# --- running a sweep ---------------------------------------------------------------------------
+
+SWEEPNET = """
+import os
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+def make(num_classes, in_chans):
+    seed = torch.initial_seed()
+    if "SWEEP_MEETS" in os.environ and seed in (0, 1):
+        meet(Path(os.environ["SWEEP_MEETS"]), seed)
+    if str(seed) == os.environ.get("SWEEP_FAILS"):
+        os._exit(9)
+    return nn.Sequential(
+        nn.Conv2d(in_chans, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, num_classes)
+    )
+
+
+def meet(folder, seed):
+    '''Seeds 0 and 1 wait for each other.'''
+    (folder / str(seed)).touch()
+    deadline = time.monotonic() + 60
+    while not (folder / str(1 - seed)).exists():
+        if time.monotonic() > deadline:
+            raise RuntimeError("the other run never came")
+        time.sleep(0.01)
+"""
+
+
+def make_config(seed: int, **fields: Any) -> RunConfig:
+    values: dict[str, Any] = {
+        "model": "sweepnet:make",
+        "limit": 60,
+        "img_size": 8,
+        "epochs": 2,
+        "window_epochs": 1,
+        "device": "cpu",
+        "seed": seed,
+    }
+    return RunConfig(**{**values, **fields})
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the sweep is stored; the working directory holds the user's module of models."""
+    user = tmp_path / "user"
+    user.mkdir()
+    (user / "sweepnet.py").write_text(SWEEPNET)
+    monkeypatch.chdir(user)
+    monkeypatch.syspath_prepend(str(user))
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    yield tmp_path / "runs"
+    sys.modules.pop("sweepnet", None)
+
+
+class Steps(Quiet):
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+
+    def step(self, text: str) -> None:
+        self.steps.append(text)
+
+
+def test_processes_fail_alone_and_finished_runs_are_not_repeated(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seed 1 dies while seed 0, begun beside it, and seed 2, begun after, finish."""
+    path = curve_path(root, "sweepnet:make")
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(to_plain(make_curve([16], [100.0]))))
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    configs = [make_config(seed) for seed in range(3)]
+    # The memory format, measured with the curve, becomes part of each run.
+    names = [make_config(seed, channels_last="off").run_id() for seed in range(3)]
+    with monkeypatch.context() as patch:
+        patch.setenv("SWEEP_MEETS", str(meeting))
+        patch.setenv("SWEEP_FAILS", "1")
+        progress = Steps()
+        assert run_sweep(configs, root, jobs=2, progress=progress) == [names[1]]
+    assert progress.steps == [f"{names[0]} done", f"{names[1]} failed", f"{names[2]} done"]
+    store = Store(root)
+    assert {s.run_id: (s.status, s.epochs_done) for s in store.list()} == {
+        names[0]: ("finished", 2),
+        names[1]: ("unfinished", 0),
+        names[2]: ("finished", 2),
+    }
+    assert store.load(names[0]).environment["threads"] == "1"
+
+    def times() -> list[int]:
+        return [(root / names[seed] / "result.json").stat().st_mtime_ns for seed in (0, 2)]
+
+    before, started = times(), []
+
+    def start(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        started.append(RunConfig.from_dict(json.loads(command[-2])).run_id())
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", start)
+    assert run_sweep(configs, root, jobs=2) == []
+    assert started == [names[1]]
+    assert times() == before
+
+
+def test_a_curve_is_measured_once_a_model(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configs = [make_config(seed, channels_last="on", max_batch_size=16) for seed in (0, 1)]
+    curves = measure_curves(configs, root)
+    assert curves.keys() == {"sweepnet:make"}
+    curve = curves["sweepnet:make"]
+    assert [p.batch_size for p in curve.points] == [16]
+    assert curve.points[0].samples_per_s > 0
+    assert curve.memory_format == "channels_last"
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(throughput, "measure_throughput", fail)
+    assert measure_curves(configs, root) == curves
+
+
+@pytest.mark.xfail(strict=True, reason="a slash in the name makes folders that do not exist")
+def test_the_curve_of_a_model_with_a_slash_in_its_name_is_one_file(tmp_path: Path) -> None:
+    """Such as ``hf-hub:owner/name``."""
+    assert curve_path(tmp_path, "hf-hub:owner/name").parent == tmp_path / "curves"
