@@ -123,7 +123,7 @@ def run(**options: Any) -> None:
     A run that was interrupted goes on where it stopped.
     """
     config = make_config(options)
-    from predictor import summary
+    from stability_probe import run_summary
     from stability_probe.run import run
     from stability_probe.store import Store
     from stability_probe.terminal import print_result, watching
@@ -131,7 +131,7 @@ def run(**options: Any) -> None:
     with watching(options) as progress:
         result = run(config, Store(Path(options["output"])), progress)
     print_result(
-        options["json"], lambda: summary.run_json(result), lambda: summary.run_table(result)
+        options["json"], lambda: run_summary.run_json(result), lambda: run_summary.run_table(result)
     )
     if result.status == "diverged":
         epoch = len(result.epochs) + 1
@@ -186,13 +186,15 @@ def plot(**options: Any) -> None:
 @probe.command(params=[ROOT, *COMMON])
 def runs(**options: Any) -> None:
     """List the stored runs."""
-    from predictor import summary
+    from stability_probe import run_summary
     from stability_probe.store import Store
     from stability_probe.terminal import print_result
 
     stored = Store(Path(options["output"])).list()
     print_result(
-        options["json"], lambda: summary.runs_json(stored), lambda: summary.runs_table(stored)
+        options["json"],
+        lambda: run_summary.runs_json(stored),
+        lambda: run_summary.runs_table(stored),
     )
 
 

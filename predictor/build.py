@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from predictor.corpus import CorpusRow, make_row
 from stability_probe.config import RunConfig
 from stability_probe.models import make_model, normalization
-from stability_probe.records import RunResult, ThroughputCurve, from_plain
-from stability_probe.store import Store, read_json, read_result
+from stability_probe.records import ThroughputCurve, from_plain
+from stability_probe.store import read_json, read_result
 from stability_probe.sweep import curve_path, with_memory_format
 
 
@@ -18,35 +19,28 @@ def build_rows(configs: Sequence[RunConfig], root: Path) -> list[CorpusRow]:
 
     Runs that are not finished yet are passed over; runs that diverged stay in.
     """
-    rows = []
-    results = _results(configs, root)
-    for config, result in results:
-        if config.scheduler == "fixed":
-            continue
-        fixed = next((r for c, r in results if _is_baseline(c, config)), None)
-        if fixed is not None:
-            rows.append(
-                make_row(
-                    fixed,
-                    result,
-                    _curve(root, config.model),
-                    normalization=_normalization(config.model),
-                    max_batch_size=config.max_batch_size or 0,
-                )
-            )
-    return rows
-
-
-def _results(configs: Sequence[RunConfig], root: Path) -> list[tuple[RunConfig, RunResult]]:
     found = []
     for config in configs:
-        if not curve_path(root, config.model).exists():
+        path = curve_path(root, config)
+        if not path.exists():
             continue
-        resolved = with_memory_format(config, _curve(root, config.model).memory_format)
-        result = read_result(Store(root).root / resolved.run_id())
+        curve = from_plain(ThroughputCurve, read_json(path))
+        resolved = with_memory_format(config, curve.memory_format)
+        result = read_result(root / resolved.run_id())
         if result is not None and result.epochs:
-            found.append((resolved, result))
-    return found
+            found.append((resolved, result, curve))
+    return [
+        make_row(
+            fixed,
+            adaptive,
+            curve,
+            normalization=_normalization(config.model),
+            max_batch_size=config.max_batch_size or 0,
+        )
+        for config, adaptive, curve in found
+        for other, fixed, _ in found
+        if config.scheduler != "fixed" and _is_baseline(other, config)
+    ]
 
 
 def _is_baseline(candidate: RunConfig, config: RunConfig) -> bool:
@@ -55,9 +49,6 @@ def _is_baseline(candidate: RunConfig, config: RunConfig) -> bool:
     return candidate.to_dict() == same
 
 
-def _curve(root: Path, model: str) -> ThroughputCurve:
-    return from_plain(ThroughputCurve, read_json(curve_path(root, model)))
-
-
+@cache
 def _normalization(model: str) -> str:
     return normalization(make_model(model, num_classes=10, img_size=32))

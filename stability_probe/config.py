@@ -84,8 +84,18 @@ class RunConfig:
         for name in ("limit", "img_size", "max_batch_size", "max_epochs", "threads"):
             if getattr(self, name) is not None:
                 _require_at_least(name, getattr(self, name), 1)
-        if not 0 < self.lr < float("inf"):
-            raise UsageError(f"lr is {self.lr}; use a positive number")
+        _require_at_least("seed", self.seed, 0)
+        for name in ("model", "data", "device", "scheduler"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name):
+                raise UsageError(f"{name} is {getattr(self, name)!r}; use a name")
+        if not _is_number(self.lr) or not 0 < self.lr < float("inf"):
+            raise UsageError(f"lr is {self.lr!r}; use a positive number")
+        for name in ("momentum", "weight_decay"):
+            value = getattr(self, name)
+            if not _is_number(value) or not 0 <= value < float("inf"):
+                raise UsageError(f"{name} is {value!r}; use a number of at least 0")
+        if not isinstance(self.scheduler_args, Mapping):
+            raise UsageError("scheduler_args must be a table of names and values")
         if self.window_epochs > self.epochs:
             raise UsageError(
                 f"the window of {self.window_epochs} epochs is longer than the run of "
@@ -115,6 +125,8 @@ class RunConfig:
             raise UsageError(
                 f"unknown setting {unknown[0]!r}; use one of {', '.join(sorted(known))}"
             )
+        if "model" not in values:
+            raise UsageError("no model is named; give one, such as resnet18")
         return cls(**values)
 
     def run_id(self) -> str:
@@ -130,14 +142,21 @@ class RunConfig:
             if name not in _NOT_IDENTITY and value != defaults[name] and value != {}
         }
         digest = hashlib.sha256(json.dumps(differing, sort_keys=True).encode()).hexdigest()[:10]
-        readable = "".join(c if c.isalnum() or c in "._-" else "-" for c in self.model)[-48:]
-        return f"{readable.lstrip('.')}-{self.scheduler.replace(':', '-')}-s{self.seed}-{digest}"
+        model, scheduler = (
+            "".join(c if c.isalnum() or c in "._-" else "-" for c in name)[-48:].lstrip(".")
+            for name in (self.model, self.scheduler)
+        )
+        return f"{model}-{scheduler}-s{self.seed}-{digest}"
 
 
 def default_max_batch_size(num_train: int, batch_size: int) -> int:
     """Largest batch a schedule may reach when none is given: the paper's 2048 (arXiv
     2511.03809), but never fewer than five updates an epoch (our reading for small data)."""
     return max(batch_size, min(2048, num_train // 5 // 8 * 8))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _require_at_least(name: str, value: int, least: int) -> None:

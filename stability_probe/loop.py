@@ -107,8 +107,12 @@ def train(state: TrainState, dataset: Dataset, config: RunConfig) -> Iterator[Ep
         noise = None
         if epoch == config.window_epochs:
             noise = measure_noise_scale(state, data, config)
+            if not math.isfinite(noise.trace_sigma) or not math.isfinite(noise.grad_sq_norm):
+                raise DivergedError(epoch)
         begin = time.perf_counter()
         test_loss, test_accuracy = evaluate(state, data, config.precision)
+        if not math.isfinite(test_loss):
+            raise DivergedError(epoch)
         record = EpochRecord(
             epoch=epoch,
             batch_size=batch_size,

@@ -170,12 +170,12 @@ def read_records(path: Path) -> list[EpochRecord]:
     """Records of a journal. Raises `MissingError` for damage anywhere but in the last line."""
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")
+    lines = path.read_bytes().split(b"\n")
     records = []
     for number, line in enumerate(lines[:-1], start=1):
         try:
             records.append(from_plain(EpochRecord, json.loads(line)))
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise MissingError(f"{path} is damaged in line {number}: {error}") from error
     return records
 

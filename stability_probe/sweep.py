@@ -36,6 +36,11 @@ from stability_probe.progress import Progress, Quiet
 from stability_probe.records import ThroughputCurve, from_plain, to_plain
 from stability_probe.store import Store, read_json, write_text
 
+_CURVE_FIELDS = (
+    *("model", "img_size", "batch_size", "max_batch_size", "device", "precision", "optimizer"),
+    "channels_last",
+)
+
 
 def load_sweep(path: Path) -> list[RunConfig]:
     """The runs of a sweep file. Raises `MissingError` or `UsageError` for a bad file."""
@@ -43,11 +48,14 @@ def load_sweep(path: Path) -> list[RunConfig]:
         values = tomllib.loads(path.read_text())
     except OSError as error:
         raise MissingError(f"cannot read {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise UsageError(f"{path} is not TOML: {error}") from error
     unknown = sorted(set(values) - {"base", "grid", "schedules", "models"})
     if unknown:
         raise UsageError(f"{path}: unknown table {unknown[0]!r}; use base, grid, schedules, models")
+    for name, points in values.get("grid", {}).items():
+        if not isinstance(points, list):
+            raise UsageError(f"{path}: grid.{name} is {points!r}; use a list, such as [{points!r}]")
     return list(_combinations(values))
 
 
@@ -55,18 +63,19 @@ def _combinations(values: dict[str, Any]) -> Iterator[RunConfig]:
     grid = values.get("grid", {})
     schedules = values.get("schedules", {"fixed": {"scheduler": "fixed"}})
     for point in itertools.product(*grid.values()):
-        chosen = dict(zip(grid, point, strict=True))
+        chosen = {**values.get("base", {}), **dict(zip(grid, point, strict=True))}
         for_model = values.get("models", {}).get(chosen.get("model"), {})
         for schedule in schedules.values():
-            yield RunConfig.from_dict({**values.get("base", {}), **chosen, **for_model, **schedule})
+            yield RunConfig.from_dict({**chosen, **for_model, **schedule})
 
 
 def measure_curves(
     configs: Sequence[RunConfig], root: Path, progress: Progress | None = None
-) -> dict[str, ThroughputCurve]:
-    """The throughput curve of each model of a sweep, one after the other on a quiet machine.
+) -> dict[Path, ThroughputCurve]:
+    """Throughput curves of a sweep by path, one after the other on a quiet machine.
 
-    Stored as ROOT/curves/MODEL.json and measured once.
+    Measured once and stored under ROOT/curves. Runs that differ in data, seed, rate or schedule
+    only share a curve.
     """
     from stability_probe.device import use_threads
     from stability_probe.run import load_run_data
@@ -79,8 +88,7 @@ def measure_curves(
     progress = progress or Quiet()
     (root / "curves").mkdir(parents=True, exist_ok=True)
     curves = {}
-    for config in {c.model: c for c in reversed(configs)}.values():
-        path = curve_path(root, config.model)
+    for path, config in {curve_path(root, c): c for c in reversed(configs)}.items():
         if not path.exists():
             progress.start(f"throughput of {config.model}", 1)
             with use_threads(config.threads):
@@ -94,13 +102,14 @@ def measure_curves(
                     with_memory_format(config, choice.memory_format), data, sizes, choice
                 )
             write_text(path, json.dumps(to_plain(curve)))
-        curves[config.model] = from_plain(ThroughputCurve, read_json(path))
+        curves[path] = from_plain(ThroughputCurve, read_json(path))
     return curves
 
 
-def curve_path(root: Path, model: str) -> Path:
-    """Where a sweep keeps a model's throughput curve."""
-    return root / "curves" / f"{model.replace(':', '-')}.json"
+def curve_path(root: Path, config: RunConfig) -> Path:
+    """Where a sweep keeps the throughput curve that a run shares."""
+    shared = {name: getattr(config, name) for name in _CURVE_FIELDS}
+    return root / "curves" / f"{RunConfig(**shared).run_id()}.json"
 
 
 def with_memory_format(config: RunConfig, memory_format: str) -> RunConfig:
@@ -118,7 +127,7 @@ def run_sweep(
     """
     progress = progress or Quiet()
     curves = measure_curves(configs, root, progress)
-    configs = [with_memory_format(c, curves[c.model].memory_format) for c in configs]
+    configs = [with_memory_format(c, curves[curve_path(root, c)].memory_format) for c in configs]
     progress.start("runs", len(configs))
     failed = []
     with ThreadPoolExecutor(jobs) as pool:

@@ -307,7 +307,13 @@ def test_missing_file_keeps_the_case_of_its_name() -> None:
     ("args", "words"),
     [
         (["charaterize", "m"], ["unknown command 'charaterize'", "use characterize"]),
-        (["resnet50"], ["unknown command", "characterize or plot or run or runs or validate"]),
+        (
+            ["resnet50"],
+            [
+                "unknown command",
+                " or ".join(COMMANDS),
+            ],
+        ),
         (["run", "m", "--bach-size", "3"], ["--bach-size", "--batch-size"]),
         (["--verison"], ["--verison", "--version"]),
         (["run"], ["missing argument 'MODEL'", "probe run --help"]),

@@ -203,7 +203,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def gains() -> Characterization:
     return make_characterization(
-        curve=make_curve((16, 32, 64, 128, 256), (100.0, 150.0, 200.0, 250.0, 300.0)),
+        curve=make_curve((16, 32, 64, 128, 256), (100.0, 150.0, 200.0, 250.0, 340.0)),
         config={"epochs": 4},
     )
 

@@ -115,7 +115,7 @@ def test_probabilities_follow_the_classes_by_name(rows: list[CorpusRow]) -> None
     estimate = fit(harmed).estimate(case_of(harmed[0]))
     assert harmed[0].benefit_class == "harms"
     assert estimate.probability_of_benefit == 0.0
-    assert estimate.probabilities[CLASSES.index("harms")] > 0.8
+    assert estimate.probabilities[CLASSES.index("harms")] > 0.6
     assert sum(estimate.probabilities) == pytest.approx(1.0)
 
 

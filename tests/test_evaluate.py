@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
 import math
 
 import numpy as np
 import pytest
+from rich.console import Console
 from sklearn.metrics import brier_score_loss, mean_absolute_error, recall_score
 
 from predictor import evaluate as module
 from predictor.corpus import CorpusRow
 from predictor.estimator import Estimate, Fitted, case_of, fit, usable
 from predictor.evaluate import Scores, describe, evaluate, nested_coverage
+from predictor.summary import scores_json, scores_table
 from tests.predictor_factories import FAMILIES, make_corpus, make_corpus_row, outcome
 
 SCORES = Scores(
@@ -181,7 +185,10 @@ def test_an_odd_family_is_not_covered_by_its_own_errors() -> None:
     """A family far from all others lies outside: calibration on itself would cover it."""
     rows = usable(make_corpus(np.random.default_rng(3), families=FAMILIES[:3], models=4))
     odd = [
-        dataclasses.replace(r, **outcome(-300.0, -20.0)) if r.family == "alpha" else r for r in rows
+        dataclasses.replace(r, **outcome(-300.0, -20.0 if r.time_saved_pct > 10 else 20.0))
+        if r.family == "alpha"
+        else r
+        for r in rows
     ]
     share = np.mean([r.family == "alpha" for r in odd])
     for coverage in nested_coverage(odd):
@@ -212,3 +219,19 @@ def test_the_sentence_has_the_counts() -> None:
 def test_the_sentence_admits_the_worst_score() -> None:
     worst = dataclasses.replace(SCORES, balanced_accuracy=0.0, accuracy=0.0)
     assert "balanced accuracy 0.00, accuracy 0.00" in describe(worst)
+
+
+def test_scores_stand_beside_the_baseline_they_must_beat() -> None:
+    console = Console(file=io.StringIO(), width=80, no_color=True)
+    console.print(scores_table(SCORES))
+    assert isinstance(console.file, io.StringIO)
+    lines = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+    assert lines[0] == "24 rows, 8 models, 5 families: 12 benefits, 12 neutral"
+    told = " | ".join(lines)
+    assert "answered 17 of 24" in told
+    assert "Brier score 0.200 0.250" in told
+    assert "error of time saved, points 6.44 9.00" in told
+    assert len(lines) <= 24
+    plain = json.loads(json.dumps(scores_json(SCORES), allow_nan=False))
+    assert (plain["num_rows"], plain["class_counts"]["neutral"]) == (24, 12)
+    assert plain["balanced_accuracy"] == 0.815

@@ -59,9 +59,7 @@ def test_an_epoch_is_that_of_a_plain_loop() -> None:
     config = with_fields(model="tests.tiny:plain", epochs=1, window_epochs=1)
     state = make_state(config, dataset)
     other = make_state(config, dataset)
-    optimizer = torch.optim.SGD(
-        other.model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4
-    )
+    optimizer = torch.optim.SGD(other.model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     (record,) = train(state, dataset, config)
     losses, norms, variances = [], [], []
     for batch in epoch_batches(97, 16, loop._generator(0, 1, "order")):
@@ -208,7 +206,9 @@ def test_channels_last_changes_the_layout_not_the_result() -> None:
     weight = next(state.model.parameters())
     assert weight.is_contiguous(memory_format=torch.channels_last)
     records = list(train(state, dataset, config))
-    assert records[1].loss == pytest.approx(train_all(with_fields(epochs=2), dataset)[1].loss, rel=1e-3)
+    assert records[1].loss == pytest.approx(
+        train_all(with_fields(epochs=2), dataset)[1].loss, rel=1e-3
+    )
 
 
 @pytest.mark.parametrize(

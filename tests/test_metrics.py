@@ -84,7 +84,9 @@ def test_stability_metrics_skip_the_first_epochs_missing_variation() -> None:
     noise = metrics.noise_scale([3.0, 3.0], 2.0, 8)
     window = [
         make_epoch(epoch=1, grad_norm=1.0, grad_norm_variation=None, loss_variation=None),
-        make_epoch(epoch=2, grad_norm=3.0, grad_norm_variation=0.2, loss_variation=0.4, noise=noise),
+        make_epoch(
+            epoch=2, grad_norm=3.0, grad_norm_variation=0.2, loss_variation=0.4, noise=noise
+        ),
     ]
     got = metrics.stability_metrics(window)
     assert got.grad_norm_variation == 0.2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -190,7 +191,7 @@ def test_a_restored_schedule_goes_on_as_if_never_stopped(
 def test_changes_keep_the_cooldown(signals: list[dict[str, float]]) -> None:
     decisions = drive(Deba(LIMITS, cooldown=5), signals)
     changes = [i for i, d in enumerate(decisions) if d.action != "hold"]
-    assert all(later - earlier >= 5 for earlier, later in zip(changes, changes[1:], strict=False))
+    assert all(later - earlier >= 5 for earlier, later in itertools.pairwise(changes))
 
 
 def test_fixed_holds() -> None:

@@ -39,15 +39,6 @@ from tests.factories import make_curve, make_epoch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIG = RunConfig(model="resnet10t", epochs=3, window_epochs=2)
-NO_OBJECT = pytest.mark.xfail(
-    strict=True, raises=AttributeError, reason="a line that is JSON but no object is not caught"
-)
-NO_TEXT = pytest.mark.xfail(
-    strict=True, raises=UnicodeDecodeError, reason="bytes that are no UTF-8 are not caught"
-)
-UNSAFE_NAME = pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="run_id takes slashes from scheduler and seed"
-)
 NOISE = NoiseScaleRecord(
     trace_sigma=2.0, grad_sq_norm=-0.1, noise_scale=None, num_samples=64, time_s=0.3
 )
@@ -197,8 +188,10 @@ def test_a_cut_last_line_is_ignored(tmp_path: Path, cut: int) -> None:
         b'{"epoch": 2, "colour": "red"}',
         b"\0\0\0\0",
         b"",
-        *(pytest.param(d, marks=NO_OBJECT) for d in (b"7", b"null", b"[]")),
-        pytest.param(b'{"epoch": \xff\xfe}', marks=NO_TEXT),
+        b"7",
+        b"null",
+        b"[]",
+        b'{"epoch": \xff\xfe}',
     ],
 )
 def test_damage_in_the_middle_names_file_and_line(tmp_path: Path, damage: bytes) -> None:
@@ -353,13 +346,14 @@ def test_making_a_store_touches_nothing(tmp_path: Path) -> None:
     assert not root.exists()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_store_can_be_read_but_not_written(tmp_path: Path) -> None:
     root = tmp_path / "runs"
     with Store(root).open(CONFIG) as directory:
         directory.finish(make_result())
     root.chmod(0o555)
     try:
+        if os.access(root, os.W_OK):
+            pytest.skip("this user may write anywhere")
         assert Store(root).load(CONFIG.run_id()) == make_result()
         assert [s.status for s in Store(root).list()] == ["finished"]
         other = dataclasses.replace(CONFIG, seed=1)
@@ -525,7 +519,7 @@ def test_hostile_model_names_stay_inside_the_store(model: str) -> None:
     assert is_one_safe_folder(RunConfig(model=model).run_id())
 
 
-@given(st.text())
+@given(st.text(min_size=1))
 def test_any_model_name_stays_inside_the_store(model: str) -> None:
     assert is_one_safe_folder(RunConfig(model=model).run_id())
 
@@ -538,7 +532,6 @@ def seed_config(name: str) -> RunConfig:
     return RunConfig.from_dict({"model": "a", "seed": name})
 
 
-@UNSAFE_NAME
 @pytest.mark.parametrize("make", [scheduler_config, seed_config])
 def test_other_hostile_settings_stay_inside_the_store(make: Callable[[str], RunConfig]) -> None:
     """Refused, or stored under one safe folder."""

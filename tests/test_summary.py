@@ -16,16 +16,13 @@ from predictor.summary import (
     characterization_json,
     characterization_table,
     full_run_s,
-    run_json,
-    run_table,
-    runs_json,
-    runs_table,
     validation_failed,
     validation_json,
     validation_table,
 )
 from stability_probe.config import RunConfig
 from stability_probe.records import Characterization, MeanStd, RunResult, Validation
+from stability_probe.run_summary import run_json, run_table, runs_json, runs_table
 from stability_probe.store import RunSummary
 from tests.factories import make_curve, make_epoch
 from tests.predictor_factories import (

@@ -32,6 +32,7 @@ seed = 9
 [grid]
 model = ["resnet10t", "torchvision:vgg11"]
 data = ["digits", "crops"]
+optimizer = ["sgd"]
 seed = [0, 1]
 
 [schedules]
@@ -40,6 +41,7 @@ deba = {scheduler = "deba", scheduler_args = {window = 3}, momentum = 0.7}
 
 [models.resnet10t]
 channels_last = "on"
+optimizer = "adamw"
 lr = 0.25
 momentum = 0.6
 
@@ -58,10 +60,10 @@ def write(tmp_path: Path, text: str | bytes) -> Path:
 
 
 def test_a_grid_is_every_combination_in_the_order_of_the_file(tmp_path: Path) -> None:
-    """The model's fields override base, the schedule's override both."""
+    """A model's fields override base and grid, a schedule's fields override all."""
     expected = []
     for model, fields, fixed_momentum in (
-        ("resnet10t", {"channels_last": "on", "lr": 0.25}, 0.6),
+        ("resnet10t", {"channels_last": "on", "optimizer": "adamw", "lr": 0.25}, 0.6),
         ("torchvision:vgg11", {"lr": 0.5}, 0.8),
     ):
         for data in ("digits", "crops"):
@@ -92,7 +94,6 @@ def test_base_alone_is_one_run(tmp_path: Path) -> None:
     assert load_sweep(path) == [RunConfig(model="resnet10t")]
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="only models of the grid are seen")
 def test_fields_of_a_model_named_in_base_count_too(tmp_path: Path) -> None:
     path = write(tmp_path, '[base]\nmodel = "resnet10t"\n[models.resnet10t]\nlr = 0.25\n')
     assert load_sweep(path) == [RunConfig(model="resnet10t", lr=0.25)]
@@ -112,11 +113,6 @@ def test_a_missing_sweep_file_is_named(tmp_path: Path) -> None:
     assert str(caught.value) == f"cannot read {tmp_path / 'none.toml'}: No such file or directory"
 
 
-def not_yet(text: str | bytes, words: str, raises: type[Exception]) -> Any:
-    mark = pytest.mark.xfail(strict=True, raises=raises, reason="raised as it is, not explained")
-    return pytest.param(text, words, marks=mark)
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -125,10 +121,10 @@ def not_yet(text: str | bytes, words: str, raises: type[Exception]) -> Any:
         ('[base]\nmodel = "a"\nepoch = 3\n', "unknown setting 'epoch'"),
         ('[base]\nmodel = "a"\nepochs = 0\n', "epochs is 0"),
         ('[base]\nmodel = "a"\n[grid]\noptimizer = ["sgd", "adam"]\n', "optimizer is 'adam'"),
-        not_yet("[grid]\nseed = [0]\n", "model", TypeError),
-        not_yet('[base]\nmodel = "a"\n[grid]\nseed = 0\n', "seed", TypeError),
-        not_yet('[base]\nmodel = "a"\nlr = "fast"\n', "lr", TypeError),
-        not_yet(b'[base]\nmodel = "\xff"\n', "TOML", UnicodeDecodeError),
+        ("[grid]\nseed = [0]\n", "model"),
+        ('[base]\nmodel = "a"\n[grid]\nseed = 0\n', "seed"),
+        ('[base]\nmodel = "a"\nlr = "fast"\n', "lr"),
+        (b'[base]\nmodel = "\xff"\n', "TOML"),
     ],
 )
 def test_a_bad_sweep_file_is_explained_in_a_line(
@@ -165,7 +161,7 @@ def make(num_classes, in_chans):
 def meet(folder, seed):
     '''Seeds 0 and 1 wait for each other.'''
     (folder / str(seed)).touch()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while not (folder / str(1 - seed)).exists():
         if time.monotonic() > deadline:
             raise RuntimeError("the other run never came")
@@ -211,7 +207,7 @@ def test_processes_fail_alone_and_finished_runs_are_not_repeated(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seed 1 dies while seed 0, begun beside it, and seed 2, begun after, finish."""
-    path = curve_path(root, "sweepnet:make")
+    path = curve_path(root, make_config(0))
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(to_plain(make_curve([16], [100.0]))))
     meeting = tmp_path / "meeting"
@@ -251,20 +247,18 @@ def test_processes_fail_alone_and_finished_runs_are_not_repeated(
 def test_a_curve_is_measured_once_a_model(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configs = [make_config(seed, channels_last="on", max_batch_size=16) for seed in (0, 1)]
     curves = measure_curves(configs, root)
-    assert curves.keys() == {"sweepnet:make"}
-    curve = curves["sweepnet:make"]
+    (curve,) = curves.values()
     assert [p.batch_size for p in curve.points] == [16]
     assert curve.points[0].samples_per_s > 0
     assert curve.memory_format == "channels_last"
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("measured again")
 
     monkeypatch.setattr(throughput, "measure_throughput", fail)
     assert measure_curves(configs, root) == curves
 
 
-@pytest.mark.xfail(strict=True, reason="a slash in the name makes folders that do not exist")
 def test_the_curve_of_a_model_with_a_slash_in_its_name_is_one_file(tmp_path: Path) -> None:
     """Such as ``hf-hub:owner/name``."""
-    assert curve_path(tmp_path, "hf-hub:owner/name").parent == tmp_path / "curves"
+    assert curve_path(tmp_path, RunConfig(model="hf-hub:owner/name")).parent == tmp_path / "curves"

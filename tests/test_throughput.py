@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def test_sizes_double_up_to_the_largest(batch_size: int, factor: int) -> None:
     assert sizes[0] == batch_size
     assert sizes[-1] == batch_size * factor
     assert sizes == sorted(set(sizes))
-    assert all(b <= 2 * a for a, b in zip(sizes, sizes[1:], strict=False))
+    assert all(b <= 2 * a for a, b in itertools.pairwise(sizes))
 
 
 def fake_clock(monkeypatch: pytest.MonkeyPatch, seconds: dict[int, list[float]]) -> None:

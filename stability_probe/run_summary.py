@@ -1,0 +1,69 @@
+"""Runs as JSON for programs and as one screen for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from stability_probe.records import RunResult, to_plain
+from stability_probe.store import RunSummary
+
+SCHEMA_VERSION = 1
+"""Of every object that a command prints with --json."""
+
+
+def run_json(r: RunResult) -> dict[str, Any]:
+    """The object that `probe run --json` prints."""
+    final = r.final_accuracy if r.epochs else None
+    return {"schema_version": SCHEMA_VERSION, **to_plain(r), "final_accuracy": final}
+
+
+def run_table(r: RunResult) -> Group:
+    """The screen that `probe run` prints: outcome and every change of the batch."""
+    lines = Text.assemble(
+        (r.run_id, "bold"),
+        f" {r.status}: {len(r.epochs)} epochs, {r.updates} updates, {r.time_s:.1f} s training",
+    )
+    if r.epochs:
+        lines.append(
+            f", final accuracy {100 * r.final_accuracy:.2f} %, loss {r.epochs[-1].loss:.4f}"
+        )
+    changes = [e for e in r.epochs if e.action != "hold"]
+    table = Table(box=None, pad_edge=False)
+    for column in ("epoch", "batch", "to", "why"):
+        table.add_column(column)
+    for e in changes:
+        table.add_row(str(e.epoch), str(e.batch_size), str(e.next_batch_size), e.reason)
+    last = f"last decision: {r.epochs[-1].reason}" if r.epochs else ""
+    return Group(lines, table if changes else Text("the batch never changed"), Text(last, "dim"))
+
+
+def runs_json(runs: Sequence[RunSummary]) -> dict[str, Any]:
+    """The object that `probe runs --json` prints."""
+    return {"schema_version": SCHEMA_VERSION, "runs": to_plain(list(runs))}
+
+
+def runs_table(runs: Sequence[RunSummary]) -> Table | Text:
+    """The screen that `probe runs` prints."""
+    if not runs:
+        return Text("no runs stored here; make one with: probe run resnet18")
+    table = Table(box=None, pad_edge=False)
+    for column in ("run", "data", "scheduler", "batch", "epochs", "status", "accuracy", "time s"):
+        table.add_column(column, overflow="fold")
+    for r in runs:
+        accuracy = "" if r.final_accuracy is None else f"{100 * r.final_accuracy:.2f} %"
+        table.add_row(
+            r.run_id,
+            r.data,
+            r.scheduler,
+            str(r.batch_size),
+            f"{r.epochs_done}/{r.epochs}",
+            r.status,
+            accuracy,
+            f"{r.time_s:.1f}",
+        )
+    return table

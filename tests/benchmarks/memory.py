@@ -1,0 +1,80 @@
+"""Peak memory of the probe's window beside a plain training loop at the same batch.
+
+    python -m tests.benchmarks.memory [MODEL] [--json]
+
+Each runs in a process of its own; the peak is the resident set's, libraries included.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+
+BATCH_SIZE = 16
+STEPS = 30
+
+
+def plain(model_name: str) -> None:
+    """The loop that anyone would write."""
+    import timm
+    import torch
+    from torch.nn import functional as F
+
+    from stability_probe.datasets import load_dataset, normalize
+
+    data = load_dataset("digits")
+    model = timm.create_model(model_name, num_classes=data.num_classes)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
+    order = torch.randperm(len(data.train_labels))
+    for step in range(STEPS):
+        batch = order[step * BATCH_SIZE : (step + 1) * BATCH_SIZE]
+        optimizer.zero_grad(set_to_none=True)
+        images = normalize(data.train_images[batch], data)
+        F.cross_entropy(model(images), data.train_labels[batch]).backward()
+        optimizer.step()
+
+
+def probe(model_name: str) -> None:
+    """The same number of steps in two epochs of the probe's loop, signals and noise included."""
+    from stability_probe.config import RunConfig
+    from stability_probe.datasets import load_dataset
+    from stability_probe.loop import make_state, train
+
+    limit = STEPS * BATCH_SIZE // 2
+    config = RunConfig(
+        model=model_name, limit=limit, window_epochs=2, max_epochs=2, channels_last="off"
+    )
+    data = load_dataset("digits", limit=limit)
+    for _ in train(make_state(config, data), data, config):
+        pass
+
+
+def measure(which: str, model_name: str) -> float:
+    """Peak resident set in MiB of one kind of run."""
+    command = [sys.executable, "-m", "tests.benchmarks.memory", which, model_name]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def main() -> None:
+    arguments = [a for a in sys.argv[1:] if a != "--json"]
+    if arguments and arguments[0] in ("plain", "probe"):
+        {"plain": plain, "probe": probe}[arguments[0]](arguments[1])
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    model_name = arguments[0] if arguments else "resnet50"
+    peaks = {which: measure(which, model_name) for which in ("plain", "probe")}
+    result = {"model": model_name, "peak_mib": peaks, "ratio": peaks["probe"] / peaks["plain"]}
+    if "--json" in sys.argv:
+        print(json.dumps(result))
+    else:
+        print(
+            f"{model_name}: plain {peaks['plain']:.0f} MiB, probe {peaks['probe']:.0f} MiB, "
+            f"ratio {result['ratio']:.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
