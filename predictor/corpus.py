@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -88,8 +88,10 @@ class CorpusRow:
 
     @property
     def time_saved_pct(self) -> float:
-        """As measured, in CPU seconds."""
-        return metrics.saved_pct(sum(self.adaptive_cpu_s), sum(self.fixed_cpu_s))
+        """As measured: CPU seconds on a CPU, wall clock elsewhere, as `compare` does."""
+        if self.device == "cpu":
+            return metrics.saved_pct(sum(self.adaptive_cpu_s), sum(self.fixed_cpu_s))
+        return metrics.saved_pct(self.adaptive_wall_s, self.fixed_wall_s)
 
     @property
     def accuracy_delta_pp(self) -> float:
@@ -186,8 +188,9 @@ def load_corpus(path: Path | None = None) -> list[CorpusRow]:
     path = path or corpus_path()
     try:
         text = path.read_text()
-    except OSError as error:
-        raise MissingError(f"cannot read {path}: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        cause = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise MissingError(f"cannot read {path}: {cause}") from error
     rows = []
     for number, values in enumerate(csv.DictReader(io.StringIO(text)), start=2):
         try:
@@ -216,9 +219,11 @@ def _format(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _parse_row(values: dict[str, str]) -> CorpusRow:
+def _parse_row(values: Mapping[str | None, str | None]) -> CorpusRow:
+    if None in values or None in values.values():
+        raise ValueError("it has more or fewer cells than the header")
     return CorpusRow(
-        **{f.name: _parse(str(f.type), values[f.name]) for f in dataclasses.fields(CorpusRow)}
+        **{f.name: _parse(str(f.type), str(values[f.name])) for f in dataclasses.fields(CorpusRow)}
     )
 
 

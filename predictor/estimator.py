@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.dummy import DummyClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -19,12 +20,12 @@ from sklearn.preprocessing import StandardScaler
 
 from predictor.corpus import CorpusRow, families
 from predictor.features import Case, make_features, replayed_time_saved_pct
+from stability_probe import metrics
 from stability_probe.errors import MissingError
 from stability_probe.records import StabilityMetrics
 
 INTERVAL_LEVEL = 0.9
 """Nominal coverage of the intervals."""
-CLASSES = ("benefits", "harms", "neutral")
 PENALTY_C = 0.3
 RIDGE_ALPHA = 10.0
 """Strong penalties, fixed before any score was seen: few families, many features."""
@@ -34,14 +35,11 @@ RIDGE_ALPHA = 10.0
 class Estimate:
     """What the fitted models say of one case, before any decision."""
 
-    probabilities: tuple[float, ...]
-    """Of `CLASSES`, in that order."""
+    probability_of_benefit: float
+    probability_of_harm: float
+    """The rest is neutral: accuracy kept, too little time saved."""
     time_saved_pct: float
     accuracy_delta_pp: float
-
-    @property
-    def probability_of_benefit(self) -> float:
-        return self.probabilities[CLASSES.index("benefits")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,20 +47,27 @@ class Fitted:
     """Models fitted on some rows."""
 
     classifier: Pipeline
+    """Of harm: more accuracy lost than a benefit may cost."""
     regressor: Pipeline
     paths: tuple[tuple[int, ...], ...]
     """Batch sequences of the rows' adaptive runs."""
 
     def estimate(self, case: Case) -> Estimate:
-        """Time saved is the mean of the known batch sequences replayed on the case's curve:
-        what varies most between models, the gain of a bigger batch, is measured, not learned."""
+        """Time is measured, harm is learned.
+
+        The known batch sequences are replayed on the case's own curve: their mean is the time
+        saved, the share that saves enough is the chance of that. A benefit also needs no harm.
+        """
         x = np.array([case.features])
         given = dict(
             zip(self.classifier.classes_, self.classifier.predict_proba(x)[0], strict=True)
         )
+        harm = float(given.get(True, 0.0))
         saved = replayed_time_saved_pct(self.paths, case)
+        enough = float(np.mean(saved >= metrics.MIN_TIME_SAVED_PCT))
         return Estimate(
-            probabilities=tuple(float(given.get(name, 0.0)) for name in CLASSES),
+            probability_of_harm=harm,
+            probability_of_benefit=(1.0 - harm) * enough,
             time_saved_pct=float(np.mean(saved)),
             accuracy_delta_pp=float(self.regressor.predict(x)[0]),
         )
@@ -91,19 +96,25 @@ def case_of(row: CorpusRow) -> Case:
 def usable(rows: Sequence[CorpusRow]) -> list[CorpusRow]:
     """Rows whose two runs finished, in an order that does not depend on the file's."""
     kept = [r for r in rows if r.fixed_status == r.adaptive_status == "finished"]
-    return sorted(kept, key=lambda r: (r.family, r.model, r.data, r.seed))
+    return sorted(
+        kept,
+        key=lambda r: (r.family, r.model, r.data, r.seed, r.fixed_run_id, r.adaptive_run_id),
+    )
 
 
 def fit(rows: Sequence[CorpusRow]) -> Fitted:
-    """Fit on finished rows. Raises `MissingError` when they cannot teach a difference."""
-    labels = [r.benefit_class for r in rows]
-    if len(set(labels)) < 2:
-        raise MissingError("the corpus needs rows of at least two benefit classes")
+    """Fit on finished rows. Raises `MissingError` when there are none."""
+    if not rows:
+        raise MissingError("the corpus holds no finished pair of runs; use another corpus")
+    harmed = [r.benefit_class == "harms" for r in rows]
     x = np.array([case_of(r).features for r in rows])
     classifier = make_pipeline(
         SimpleImputer(strategy="median", keep_empty_features=True),
         StandardScaler(),
-        LogisticRegression(C=PENALTY_C, max_iter=1000),
+        # Where nothing, or everything, was harmed there is nothing to tell apart.
+        LogisticRegression(C=PENALTY_C, max_iter=1000)
+        if len(set(harmed)) == 2
+        else DummyClassifier(strategy="prior"),
     )
     regressor = make_pipeline(
         SimpleImputer(strategy="median", keep_empty_features=True),
@@ -111,7 +122,7 @@ def fit(rows: Sequence[CorpusRow]) -> Fitted:
         Ridge(alpha=RIDGE_ALPHA),
     )
     return Fitted(
-        classifier=classifier.fit(x, labels),
+        classifier=classifier.fit(x, harmed),
         regressor=regressor.fit(x, [r.accuracy_delta_pp for r in rows]),
         paths=tuple(r.adaptive_batch_sizes for r in rows),
     )
@@ -120,7 +131,7 @@ def fit(rows: Sequence[CorpusRow]) -> Fitted:
 def leave_one_family_out(rows: Sequence[CorpusRow]) -> list[Estimate]:
     """For each row, the estimate of models that never saw its family.
 
-    A fold whose training rows have one class only is skipped by raising `MissingError`.
+    Raises `MissingError` when there is no other family.
     """
     estimates: dict[int, Estimate] = {}
     for held_out in families(rows):

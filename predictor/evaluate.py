@@ -105,13 +105,27 @@ def nested_coverage(rows: Sequence[CorpusRow]) -> tuple[float, float]:
     return float(time_inside), float(delta_inside)
 
 
+def no_skill(scores: Scores) -> str | None:
+    """Why the corpus cannot tell one model from another, None when it can.
+
+    A probability that is no better on held-out families than the share of benefits among the
+    others says nothing about the model at hand.
+    """
+    if scores.brier < scores.brier_base_rate:
+        return None
+    return (
+        "on families held out, the probability of benefit is no better than the share of benefits "
+        f"among the others (Brier score {scores.brier:.3f} against {scores.brier_base_rate:.3f})"
+    )
+
+
 def describe(scores: Scores) -> str:
     """The scores in a sentence, for every prediction to carry."""
     right = (
         f"{scores.answered} of {scores.num_rows} rows answered"
         + (
             f", balanced accuracy {scores.balanced_accuracy:.2f}"
-            if scores.balanced_accuracy
+            if scores.balanced_accuracy is not None
             else ""
         )
         + (f", accuracy {scores.accuracy:.2f}" if scores.accuracy is not None else "")

@@ -47,7 +47,10 @@ def family(model: str) -> str:
     >>> family("torchvision:shufflenet_v2_x0_5"), family("test_vit"), family("deit_tiny")
     ('shufflenet', 'vit', 'deit')
     """
-    name = model.split(":")[-1].lower().removeprefix("test_")
+    name = model.split(":")[-1].lower()
+    for prefix in ("test_", "tf_", "wide_"):
+        name = name.removeprefix(prefix)
+    name = name.replace("mobilenet_v", "mobilenetv")  # as torchvision spells it
     for known in sorted(_FAMILIES, key=len, reverse=True):
         if name.startswith(known) or (known == "mixer" and "mixer" in name):
             return known

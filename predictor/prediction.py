@@ -14,7 +14,7 @@ from predictor.decide import (
     unlike_scale,
 )
 from predictor.estimator import feature_range, fit, half_widths, leave_one_family_out, usable
-from predictor.evaluate import describe, evaluate
+from predictor.evaluate import describe, evaluate, no_skill
 from predictor.features import make_cases
 from stability_probe.records import Characterization, Prediction
 
@@ -32,11 +32,13 @@ def predict(c: Characterization, corpus: Path | None = None) -> Prediction:
         unlike = unlike or "the machine was busy while the throughput was measured"
     for case in cases:
         unlike = unlike or unlike_scale(case, rows) or unlike_corpus(case, known)
+    scores = evaluate(rows)
+    unlike = unlike or no_skill(scores)
     time_saved = sum(e.time_saved_pct for e in estimates) / len(estimates)
     return decide(
         estimates,
         Intervals(time_saved_pct=time_half, accuracy_delta_pp=delta_half),
         unlike=unlike,
-        basis=describe(evaluate(rows)),
+        basis=describe(scores),
         alternative=larger_fixed_batch(cases[0], time_saved),
     )

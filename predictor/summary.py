@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stability_probe import metrics
+from stability_probe.config import RunConfig
 from stability_probe.records import (
     Characterization,
     MeanStd,
@@ -22,6 +26,19 @@ from stability_probe.run_summary import SCHEMA_VERSION
 if TYPE_CHECKING:
     from predictor.evaluate import Scores
 
+_FLAGGED = (
+    *("data", "data_dir", "limit", "img_size", "batch_size", "max_batch_size", "epochs"),
+    *(
+        "window_epochs",
+        "device",
+        "precision",
+        "optimizer",
+        "lr",
+        "lr_schedule",
+        "lr_rule",
+        "threads",
+    ),
+)
 _VERDICTS = {
     "adapt": ("ADAPT the batch", "bold green"),
     "keep_fixed": ("KEEP the batch FIXED", "bold yellow"),
@@ -58,7 +75,7 @@ def characterization_json(c: Characterization, p: Prediction) -> dict[str, Any]:
         "headroom": metrics.headroom(c.curve, c.config["batch_size"]),
         "memory_format": c.curve.memory_format,
         "busy": c.curve.busy,
-        "prediction": to_plain(p),
+        "prediction": _prediction_json(p),
         "cost": {
             "probe_s": c.probe_s,
             "throughput_s": c.curve.time_s,
@@ -117,13 +134,21 @@ def verdict_lines(p: Prediction) -> Text:
     return lines
 
 
+def _prediction_json(p: Prediction) -> dict[str, Any]:
+    """An interval end that is unbounded, from too small a corpus, becomes null."""
+    values: dict[str, Any] = to_plain(p)
+    for name in ("time_saved_interval_pct", "accuracy_delta_interval_pp"):
+        values[name] = [_finite(end) for end in values[name]]
+    return values
+
+
 def validation_json(v: Validation) -> dict[str, Any]:
     """The object that `probe validate --json` prints."""
     return {
         "schema_version": SCHEMA_VERSION,
         **{n: v.config[n] for n in ("model", "data", "batch_size", "epochs")},
         "seeds": list(v.seeds),
-        "prediction": to_plain(v.prediction),
+        "prediction": _prediction_json(v.prediction),
         "measured": {
             "time_saved_pct": to_plain(v.time_saved_pct),
             "accuracy_delta_pp": to_plain(v.accuracy_delta_pp),
@@ -256,13 +281,24 @@ def _noise_words(c: Characterization) -> tuple[str, Text]:
     return f"{value.mean:.0f} samples", Text("batches below it are mostly noise", "dim")
 
 
+def _changed_flags(config: Mapping[str, Any]) -> list[str]:
+    """The flags that describe the same run again."""
+    defaults = {f.name: f.default for f in dataclasses.fields(RunConfig)}
+    words = []
+    for name in _FLAGGED:
+        if config[name] != defaults[name]:
+            flag = {"batch_size": "-b", "window_epochs": "--window"}.get(name)
+            words += [flag or f"--{name.replace('_', '-')}", str(config[name])]
+    return words
+
+
 def _closing_lines(c: Characterization, p: Prediction) -> Text:
     run_s = full_run_s(c)
     config = c.config
     return Text.assemble(
         f"cost: window {c.probe_s:.1f} s = {100 * c.probe_s / run_s:.1f} % of the "
         f"{run_s:.0f} s of the full run, and {c.curve.time_s:.1f} s for the throughput curve\n",
-        f"next: probe validate {config['model']} --data {config['data']} --seeds 0,1,2",
+        f"next: probe validate {shlex.join([config['model'], *_changed_flags(config)])}",
     )
 
 

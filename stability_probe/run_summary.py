@@ -57,9 +57,8 @@ def runs_table(runs: Sequence[RunSummary]) -> Table | Text:
     for r in runs:
         accuracy = "" if r.final_accuracy is None else f"{100 * r.final_accuracy:.2f} %"
         table.add_row(
-            r.run_id,
-            r.data,
-            r.scheduler,
+            # As text, since [brackets] in a plain cell would be read as markup.
+            *(Text(name) for name in (r.run_id, r.data, r.scheduler)),
             str(r.batch_size),
             f"{r.epochs_done}/{r.epochs}",
             r.status,

@@ -77,7 +77,6 @@ def test_family_of_a_name(model: str, expected: str) -> None:
     assert family(model) == expected
 
 
-@pytest.mark.xfail(strict=True, reason="a family under two names is not held out as one")
 @pytest.mark.parametrize(
     ("one", "other"),
     [
