@@ -246,7 +246,7 @@ def corpus(**options: Any) -> None:
 @probe.command(params=[CORPUS_IN, *COMMON])
 def evaluate(**options: Any) -> None:
     """Score the predictor on its corpus, families held out."""
-    from predictor import summary
+    from predictor import scores_summary
     from predictor.corpus import load_corpus
     from predictor.estimator import usable
     from predictor.evaluate import evaluate
@@ -256,8 +256,8 @@ def evaluate(**options: Any) -> None:
     scores = evaluate(usable(load_corpus(Path(path) if path else None)))
     print_result(
         options["json"],
-        lambda: summary.scores_json(scores),
-        lambda: summary.scores_table(scores),
+        lambda: scores_summary.scores_json(scores),
+        lambda: scores_summary.scores_table(scores),
     )
 
 

@@ -10,7 +10,6 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,11 @@ from torch.nn import functional as F
 from stability_probe import gradients, metrics
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset, augment, normalize
-from stability_probe.device import resolve_device, synchronize
-from stability_probe.errors import RunError, UsageError
-from stability_probe.models import check_model, make_model, normalization
-from stability_probe.optim import learning_rate, make_optimizer
+from stability_probe.device import synchronize
+from stability_probe.errors import RunError
+from stability_probe.optim import learning_rate
 from stability_probe.records import EpochRecord, NoiseScaleRecord
-from stability_probe.schedulers import BatchScheduler, make_scheduler
+from stability_probe.state import TrainState
 
 MEASURED_STEPS_PER_EPOCH = 32
 """Steps of an epoch whose gradient is measured: enough for the epoch mean (its standard error
@@ -42,54 +40,6 @@ class DivergedError(RunError):
     def __init__(self, epoch: int) -> None:
         super().__init__(f"the loss became non-finite in epoch {epoch}; use a smaller --lr")
         self.epoch = epoch
-
-
-@dataclass
-class TrainState:
-    """Everything that training changes; consistent whenever `train` has just yielded."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    scheduler: BatchScheduler
-    device: torch.device
-    memory_format: torch.memory_format
-    epoch: int
-    """Finished epochs."""
-    batch_size: int
-    """Of the next epoch."""
-    previous: EpochRecord | None
-
-
-def make_state(config: RunConfig, dataset: Dataset) -> TrainState:
-    """Model, optimizer and schedule before the first epoch.
-
-    `config.channels_last` must be resolved to on or off. Raises `UsageError` when model, batch
-    and data do not fit together.
-    """
-    device = resolve_device(config.device)
-    torch.manual_seed(config.seed)
-    image = dataset.train_images[0]
-    shape = {
-        "num_classes": dataset.num_classes,
-        "img_size": image.shape[-1],
-        "in_chans": image.shape[0],
-    }
-    model = make_model(config.model, **shape)
-    check_model(model, config.model, **shape)
-    _check_batch(config, model, len(dataset.train_labels))
-    memory_format = torch.channels_last if config.channels_last == "on" else torch.contiguous_format
-    model = model.to(device).to(memory_format=memory_format)
-    learning_rate(config, 1, config.batch_size)
-    return TrainState(
-        model=model,
-        optimizer=make_optimizer(model, config),
-        scheduler=make_scheduler(config, len(dataset.train_labels)),
-        device=device,
-        memory_format=memory_format,
-        epoch=0,
-        batch_size=config.batch_size,
-        previous=None,
-    )
 
 
 def train(state: TrainState, dataset: Dataset, config: RunConfig) -> Iterator[EpochRecord]:
@@ -298,18 +248,6 @@ def _variation(name: str, measured: dict[str, Any], previous: EpochRecord | None
     if previous is None:
         return None
     return metrics.relative_change(measured[name], getattr(previous, name))
-
-
-def _check_batch(config: RunConfig, model: nn.Module, num_train: int) -> None:
-    if config.batch_size > num_train:
-        raise UsageError(
-            f"batch {config.batch_size} is larger than the {num_train} training samples of "
-            f"{config.data}; use -b {num_train} or less"
-        )
-    if config.batch_size == 1 and normalization(model) in ("batch", "mixed"):
-        raise UsageError(
-            f"{config.model} has BatchNorm, which cannot train on a batch of 1; use -b 2 or more"
-        )
 
 
 def _seed(seed: int, epoch: int, purpose: str) -> int:

@@ -11,12 +11,13 @@ from stability_probe.config import RunConfig, default_max_batch_size
 from stability_probe.datasets import Dataset
 from stability_probe.device import describe_environment, use_threads
 from stability_probe.errors import UsageError
-from stability_probe.loop import DivergedError, make_state, train
+from stability_probe.loop import DivergedError, train
 from stability_probe.metrics import stability_metrics
 from stability_probe.models import normalization, num_params
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import Characterization, EpochRecord, ThroughputCurve
 from stability_probe.run import load_run_data, run
+from stability_probe.state import make_state
 from stability_probe.store import Store
 from stability_probe.throughput import (
     choose_memory_format,

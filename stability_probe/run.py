@@ -13,10 +13,11 @@ from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset, load_dataset
 from stability_probe.device import describe_environment, use_threads
 from stability_probe.errors import MissingError
-from stability_probe.loop import DivergedError, TrainState, make_state, train
+from stability_probe.loop import DivergedError, train
 from stability_probe.models import num_params
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import EpochRecord, RunResult, from_plain, to_plain
+from stability_probe.state import TrainState, make_state
 from stability_probe.store import RunDirectory, Store, write_bytes
 from stability_probe.throughput import choose_memory_format
 

@@ -16,9 +16,10 @@ from torch import nn
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset
 from stability_probe.device import synchronize
-from stability_probe.loop import TrainState, load_batch, make_state, train_step
+from stability_probe.loop import load_batch, train_step
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import ThroughputCurve, ThroughputPoint
+from stability_probe.state import TrainState, make_state
 
 ROUNDS = 3
 """Every size is timed this many times, sizes interleaved, so that a drift hits all alike."""

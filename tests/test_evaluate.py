@@ -16,7 +16,7 @@ from predictor import evaluate as module
 from predictor.corpus import CorpusRow
 from predictor.estimator import Estimate, Fitted, case_of, fit, usable
 from predictor.evaluate import Scores, describe, evaluate, nested_coverage
-from predictor.summary import scores_json, scores_table
+from predictor.scores_summary import scores_json, scores_table
 from tests.predictor_factories import FAMILIES, make_corpus, make_corpus_row, outcome
 
 SCORES = Scores(

@@ -15,8 +15,9 @@ from stability_probe import loop
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset, normalize
 from stability_probe.errors import UsageError
-from stability_probe.loop import DivergedError, epoch_batches, evaluate, make_state, train
+from stability_probe.loop import DivergedError, epoch_batches, evaluate, train
 from stability_probe.records import EpochRecord
+from stability_probe.state import make_state
 from tests.tiny import blobs
 
 CONFIG = RunConfig(

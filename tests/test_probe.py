@@ -9,9 +9,10 @@ import torch
 
 from stability_probe import probe
 from stability_probe.errors import UsageError
-from stability_probe.loop import make_state, train
+from stability_probe.loop import train
 from stability_probe.metrics import stability_metrics
 from stability_probe.records import Characterization, from_plain, to_plain
+from stability_probe.state import make_state
 from tests.test_loop import CONFIG, timeless, with_fields
 from tests.tiny import blobs
 

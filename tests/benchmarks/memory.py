@@ -40,7 +40,8 @@ def probe(model_name: str) -> None:
     """The same number of steps in two epochs of the probe's loop, signals and noise included."""
     from stability_probe.config import RunConfig
     from stability_probe.datasets import load_dataset
-    from stability_probe.loop import make_state, train
+    from stability_probe.loop import train
+    from stability_probe.state import make_state
 
     limit = STEPS * BATCH_SIZE // 2
     config = RunConfig(

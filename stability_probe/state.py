@@ -1,0 +1,77 @@
+"""What training changes: model, optimizer and schedule, and how far they have come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from stability_probe.config import RunConfig
+from stability_probe.datasets import Dataset
+from stability_probe.device import resolve_device
+from stability_probe.errors import UsageError
+from stability_probe.models import check_model, make_model, normalization
+from stability_probe.optim import learning_rate, make_optimizer
+from stability_probe.records import EpochRecord
+from stability_probe.schedulers import BatchScheduler, make_scheduler
+
+
+@dataclass
+class TrainState:
+    """Everything that training changes; consistent whenever `train` has just yielded."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: BatchScheduler
+    device: torch.device
+    memory_format: torch.memory_format
+    epoch: int
+    """Finished epochs."""
+    batch_size: int
+    """Of the next epoch."""
+    previous: EpochRecord | None
+
+
+def make_state(config: RunConfig, dataset: Dataset) -> TrainState:
+    """Model, optimizer and schedule before the first epoch.
+
+    `config.channels_last` must be resolved to on or off. Raises `UsageError` when model, batch
+    and data do not fit together.
+    """
+    device = resolve_device(config.device)
+    torch.manual_seed(config.seed)
+    image = dataset.train_images[0]
+    shape = {
+        "num_classes": dataset.num_classes,
+        "img_size": image.shape[-1],
+        "in_chans": image.shape[0],
+    }
+    model = make_model(config.model, **shape)
+    check_model(model, config.model, **shape)
+    _check_batch(config, model, len(dataset.train_labels))
+    memory_format = torch.channels_last if config.channels_last == "on" else torch.contiguous_format
+    model = model.to(device).to(memory_format=memory_format)
+    learning_rate(config, 1, config.batch_size)
+    return TrainState(
+        model=model,
+        optimizer=make_optimizer(model, config),
+        scheduler=make_scheduler(config, len(dataset.train_labels)),
+        device=device,
+        memory_format=memory_format,
+        epoch=0,
+        batch_size=config.batch_size,
+        previous=None,
+    )
+
+
+def _check_batch(config: RunConfig, model: nn.Module, num_train: int) -> None:
+    if config.batch_size > num_train:
+        raise UsageError(
+            f"batch {config.batch_size} is larger than the {num_train} training samples of "
+            f"{config.data}; use -b {num_train} or less"
+        )
+    if config.batch_size == 1 and normalization(model) in ("batch", "mixed"):
+        raise UsageError(
+            f"{config.model} has BatchNorm, which cannot train on a batch of 1; use -b 2 or more"
+        )
