@@ -71,6 +71,7 @@ def characterization_json(c: Characterization, p: Prediction) -> dict[str, Any]:
         ],
         "headroom": metrics.headroom(c.curve, c.config["batch_size"]),
         "memory_format": c.curve.memory_format,
+        "memory_format_reason": c.curve.memory_format_reason,
         "busy": c.curve.busy,
         "prediction": _prediction_json(p),
         "cost": {
@@ -91,7 +92,7 @@ def characterization_table(c: Characterization, p: Prediction) -> Group:
     head = Text.assemble(
         (f"{config['model']}", "bold"),
         f" ({c.num_params / 1e6:.2f} M parameters) on {config['data']}, {c.num_train} samples, "
-        f"{c.environment['device_name']}, {config['precision']}, {c.curve.memory_format}\n"
+        f"{c.environment['device_name']}, {config['precision']}\n"
         f"measured: first {config['window_epochs']} of {config['epochs']} epochs at batch "
         f"{config['batch_size']}, {seeds}, {config['optimizer']} at {config['lr']:g}",
     )
@@ -102,6 +103,7 @@ def characterization_table(c: Characterization, p: Prediction) -> Group:
         f"{metrics.headroom(c.curve, config['batch_size']):.2f}x at batch {best}",
         Text(_curve_words(c), "dim"),
     )
+    table.add_row("memory format", c.curve.memory_format, Text(c.curve.memory_format_reason, "dim"))
     for name, label, meaning in (
         ("stability_score", "stability", "1 is perfectly steady"),
         ("grad_norm_variation", "norm variation", "mean change from epoch to epoch"),
