@@ -24,7 +24,14 @@ UPDATES_MARGIN = 4.0
 _WORDS = dict(
     zip(
         FEATURES,
-        ("headroom", "stability", "norm variation", "loss variation", "noise scale", "size"),
+        (
+            "headroom",
+            "stability",
+            "norm variation",
+            "loss variation",
+            "noise scale",
+            "number of parameters",
+        ),
         strict=True,
     )
 )

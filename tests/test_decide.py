@@ -132,7 +132,7 @@ def test_a_case_unlike_the_corpus_gets_numbers_but_no_verdict() -> None:
         ("log_grad_norm_variation", "norm variation"),
         ("log_loss_variation", "loss variation"),
         ("log_noise_scale", "noise scale"),
-        ("log_num_params", "size"),
+        ("log_num_params", "number of parameters"),
     ],
 )
 def test_each_feature_outside_the_corpus_is_named(name: str, words: str) -> None:
@@ -251,7 +251,7 @@ def test_a_prediction_averages_the_estimates_of_its_seeds(corpus: Any) -> None:
         ({"config": {"lr_schedule": "cosine"}}, "cosine learning rate"),
         ({"curve": dataclasses.replace(gains().curve, busy=True)}, "busy"),
         ({"num_train": 10**6}, "updates an epoch"),
-        ({"num_params": 10**10}, "size lies above"),
+        ({"num_params": 10**10}, "number of parameters lies above"),
         ({"windows": (make_metrics(), make_metrics(stability_score=0.01))}, "stability lies below"),
     ],
 )
