@@ -263,6 +263,14 @@ def test_a_prediction_abstains_where_the_corpus_says_nothing(
     assert why in prediction.reason
 
 
+def test_a_prediction_abstains_where_held_out_families_were_told_nothing(
+    corpus: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("predictor.prediction.no_skill", lambda scores: f"{scores.num_rows} taught")
+    prediction = predict(gains(), corpus)
+    assert (prediction.verdict, prediction.reason) == ("abstain", "12 taught")
+
+
 def test_rows_that_diverged_do_not_count(corpus: Any, tmp_path: Any) -> None:
     text = corpus.read_text()
     lost = format_corpus(

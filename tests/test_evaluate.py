@@ -15,7 +15,7 @@ from sklearn.metrics import brier_score_loss, mean_absolute_error, recall_score
 from predictor import evaluate as module
 from predictor.corpus import CorpusRow
 from predictor.estimator import Estimate, Fitted, case_of, fit, usable
-from predictor.evaluate import Scores, describe, evaluate, nested_coverage
+from predictor.evaluate import Scores, describe, evaluate, nested_coverage, no_skill
 from predictor.scores_summary import scores_json, scores_table
 from tests.predictor_factories import FAMILIES, make_corpus, make_corpus_row, outcome
 
@@ -223,6 +223,14 @@ def test_the_sentence_has_the_counts() -> None:
 def test_the_sentence_admits_the_worst_score() -> None:
     worst = dataclasses.replace(SCORES, balanced_accuracy=0.0, accuracy=0.0)
     assert "balanced accuracy 0.00, accuracy 0.00" in describe(worst)
+
+
+@pytest.mark.parametrize(("brier", "skill"), [(0.249, True), (0.25, False), (0.3, False)])
+def test_skill_is_a_brier_score_below_the_base_rates(brier: float, skill: bool) -> None:
+    told = no_skill(dataclasses.replace(SCORES, brier=brier, brier_base_rate=0.25))
+    assert (told is None) == skill
+    if told is not None:
+        assert f"{brier:.3f} against 0.250" in told
 
 
 def test_scores_stand_beside_the_baseline_they_must_beat() -> None:
