@@ -61,6 +61,22 @@ def unlike_corpus(case: Case, known: NDArray[np.float64]) -> str | None:
     return None
 
 
+def too_little_headroom(case: Case) -> str | None:
+    """Why no schedule can pay off on this device, None where one might.
+
+    This needs no corpus: a run that spent all its epochs at the fastest batch would save
+    1 − 1 / headroom of the time, and no batch sequence saves more.
+    """
+    gain = metrics.headroom(case.curve, case.batch_size)
+    most = metrics.saved_pct(1.0, gain)
+    if most >= metrics.MIN_TIME_SAVED_PCT:
+        return None
+    return (
+        f"the fastest batch is only {gain:.2f}x as fast as {case.batch_size} on this device, so no "
+        f"schedule can save more than {most:.0f} % of the time"
+    )
+
+
 def unlike_scale(case: Case, rows: Sequence[CorpusRow]) -> str | None:
     """Why a case's epochs are unlike the corpus': far more or fewer updates in each.
 
@@ -92,14 +108,21 @@ def decide(
     *,
     unlike: str | None,
     basis: str,
+    hopeless: str | None = None,
     alternative: str | None = None,
 ) -> Prediction:
-    """One verdict from the estimates of all seeds."""
+    """One verdict from the estimates of all seeds.
+
+    `hopeless` says why no schedule can pay off, which holds whatever the corpus knows; `unlike`
+    why the corpus does not speak for the case.
+    """
     probability = float(np.mean([e.probability_of_benefit for e in estimates]))
     time_saved = float(np.mean([e.time_saved_pct for e in estimates]))
     delta = float(np.mean([e.accuracy_delta_pp for e in estimates]))
     verdicts = {_verdict(e.probability_of_benefit) for e in estimates}
-    if unlike is not None:
+    if hopeless is not None:
+        verdict, reason = "keep_fixed", hopeless
+    elif unlike is not None:
         verdict, reason = "abstain", unlike
     elif len(verdicts) > 1:
         verdict, reason = "abstain", "the seeds disagree"

@@ -9,6 +9,7 @@ from predictor.decide import (
     Intervals,
     decide,
     larger_fixed_batch,
+    too_little_headroom,
     unlike_corpus,
     unlike_recipe,
     unlike_scale,
@@ -29,7 +30,7 @@ def predict(c: Characterization, corpus: Path | None = None) -> Prediction:
     known = feature_range(rows)
     unlike = unlike_recipe(rows, c.config["optimizer"], c.config["lr_schedule"])
     if c.curve.busy:
-        unlike = unlike or "the machine was busy while the throughput was measured"
+        unlike = "the machine was busy while the throughput was measured; run it again"
     for case in cases:
         unlike = unlike or unlike_scale(case, rows) or unlike_corpus(case, known)
     scores = evaluate(rows)
@@ -39,6 +40,7 @@ def predict(c: Characterization, corpus: Path | None = None) -> Prediction:
         estimates,
         Intervals(time_saved_pct=time_half, accuracy_delta_pp=delta_half),
         unlike=unlike,
+        hopeless=None if c.curve.busy else too_little_headroom(cases[0]),
         basis=describe(scores),
         alternative=larger_fixed_batch(cases[0], time_saved),
     )

@@ -19,6 +19,7 @@ from predictor.decide import (
     Intervals,
     decide,
     larger_fixed_batch,
+    too_little_headroom,
     unlike_corpus,
     unlike_recipe,
     unlike_scale,
@@ -172,6 +173,29 @@ def test_a_recipe_the_corpus_never_saw() -> None:
     assert unlike_recipe(rows[:1], "adamw", "fixed") == "the corpus holds no run with adamw"
     told = unlike_recipe(rows, "sgd", "step")
     assert told == "the corpus holds no run with a step learning rate"
+
+
+@pytest.mark.parametrize(
+    ("top", "hopeless"), [(100.0, True), (111.0, True), (111.2, False), (300.0, False)]
+)
+def test_no_schedule_saves_more_than_the_headroom_allows(top: float, hopeless: bool) -> None:
+    """A tenth is saved when the fastest batch is 1 / 0.9 = 1.111 times as fast."""
+    told = too_little_headroom(make_case(curve=make_curve((16, 64), (100.0, top))))
+    assert (told is not None) == hopeless
+    if hopeless:
+        decision = make_decision(make_estimate(0.0), hopeless=told, unlike="it is unlike all")
+        assert decision.verdict == "keep_fixed"
+        assert "no schedule can save more than" in decision.reason
+
+
+def test_a_flat_curve_is_an_answer_even_where_the_corpus_has_none(corpus: Any) -> None:
+    flat = make_curve((16, 32, 64, 128, 256), (100.0, 101.0, 102.0, 103.0, 104.0))
+    unlike = {"num_params": 10**10, "config": {"optimizer": "adamw"}}
+    kept = predict(make_characterization(curve=flat, **unlike), corpus)
+    assert kept.verdict == "keep_fixed"
+    assert kept.probability_of_benefit == 0.0
+    busy = dataclasses.replace(flat, busy=True)
+    assert predict(make_characterization(curve=busy, **unlike), corpus).verdict == "abstain"
 
 
 def test_the_smallest_larger_batch_that_saves_as_much() -> None:
