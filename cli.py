@@ -249,15 +249,20 @@ def evaluate(**options: Any) -> None:
     from predictor import scores_summary
     from predictor.corpus import load_corpus
     from predictor.estimator import usable
-    from predictor.evaluate import evaluate
+    from predictor.evaluate import evaluate, measure_spread
     from stability_probe.terminal import print_result
 
     path = options["corpus"]
-    scores = evaluate(usable(load_corpus(Path(path) if path else None)))
+    rows = usable(load_corpus(Path(path) if path else None))
+    scores = evaluate(rows)
+    try:
+        spread = measure_spread(rows)
+    except ValueError as error:
+        raise MissingError(f"{error}; it cannot be scored") from error
     print_result(
         options["json"],
-        lambda: scores_summary.scores_json(scores),
-        lambda: scores_summary.scores_table(scores),
+        lambda: scores_summary.scores_json(scores, spread),
+        lambda: scores_summary.scores_table(scores, spread),
     )
 
 

@@ -26,14 +26,15 @@ def predict(c: Characterization, corpus: Path | None = None) -> Prediction:
     fitted = fit(rows)
     cases = make_cases(c)
     estimates = [fitted.estimate(case) for case in cases]
-    time_half, delta_half = half_widths(rows, leave_one_family_out(rows))
+    held_out = leave_one_family_out(rows)
+    time_half, delta_half = half_widths(rows, held_out)
     known = feature_range(rows)
     unlike = unlike_recipe(rows, c.config["optimizer"], c.config["lr_schedule"])
     if c.curve.busy:
         unlike = "the machine was busy while the throughput was measured; run it again"
     for case in cases:
         unlike = unlike or unlike_scale(case, rows) or unlike_corpus(case, known)
-    scores = evaluate(rows)
+    scores = evaluate(rows, held_out, nested=False)
     unlike = unlike or no_skill(scores)
     time_saved = sum(e.time_saved_pct for e in estimates) / len(estimates)
     return decide(

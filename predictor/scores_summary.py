@@ -8,17 +8,17 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from predictor.evaluate import Scores
+from predictor.evaluate import Scores, Spread
 from stability_probe.records import to_plain
 from stability_probe.run_summary import SCHEMA_VERSION
 
 
-def scores_json(scores: Scores) -> dict[str, Any]:
+def scores_json(scores: Scores, spread: Spread) -> dict[str, Any]:
     """The object that `probe evaluate --json` prints."""
-    return {"schema_version": SCHEMA_VERSION, **to_plain(scores)}
+    return {"schema_version": SCHEMA_VERSION, **to_plain(scores), "spread": to_plain(spread)}
 
 
-def scores_table(s: Scores) -> Group:
+def scores_table(s: Scores, spread: Spread) -> Group:
     """The screen that `probe evaluate` prints: each score beside the baseline it must beat."""
     counts = ", ".join(f"{count} {name}" for name, count in s.class_counts.items())
     head = f"{s.num_rows} rows, {s.num_models} models, {s.num_families} families: {counts}"
@@ -48,7 +48,19 @@ def scores_table(s: Scores) -> Group:
         table.add_column(column)
     for row in rows:
         table.add_row(*row)
-    return Group(Text(head), Text(), table)
+    return Group(Text(head), Text(), table, Text(), _spread_lines(spread))
+
+
+def _spread_lines(s: Spread) -> Text:
+    return Text(
+        f"time saved {s.time_saved_mean_pct:.1f} % on average, SD {s.time_saved_seed_sd:.1f} "
+        f"between seeds, {s.time_saved_model_sd:.1f} between models\n"
+        f"accuracy change {s.accuracy_delta_mean_pp:+.2f} points on average, SD "
+        f"{s.accuracy_delta_seed_sd:.2f} between seeds, {s.accuracy_delta_model_sd:.2f} between "
+        "models\n"
+        "given a run's own batch sequence, the throughput curve tells its time saved: "
+        f"r = {_score(s.replay_correlation)}, mean error {s.replay_mae:.1f} points"
+    )
 
 
 def _score(value: float | None) -> str:

@@ -104,13 +104,19 @@ def characterization_table(c: Characterization, p: Prediction) -> Group:
         Text(_curve_words(c), "dim"),
     )
     table.add_row("memory format", c.curve.memory_format, Text(c.curve.memory_format_reason, "dim"))
-    for name, label, meaning in (
-        ("stability_score", "stability", "1 is perfectly steady"),
-        ("grad_norm_variation", "norm variation", "mean change from epoch to epoch"),
-        ("loss_variation", "loss variation", "mean change from epoch to epoch"),
-        ("grad_component_variance", "component variance", "over the components of the gradient"),
+    score, norm, loss, variance = (
+        _with_std(_over_seeds(c, name))
+        for name in (
+            *("stability_score", "grad_norm_variation", "loss_variation"),
+            "grad_component_variance",
+        )
+    )
+    for label, value, meaning in (
+        ("stability", score, "1 is perfectly steady"),
+        ("norm variation", norm, f"change between epochs; loss {loss}"),
+        ("component variance", variance, "over the components of the gradient"),
     ):
-        table.add_row(label, _with_std(_over_seeds(c, name)), Text(meaning, "dim"))
+        table.add_row(label, value, Text(meaning, "dim"))
     table.add_row("noise scale", *_noise_words(c))
     return Group(head, Text(), table, Text(), verdict_lines(p), Text(), _closing_lines(c, p))
 
@@ -253,8 +259,8 @@ def _closing_lines(c: Characterization, p: Prediction) -> Text:
     run_s = full_run_s(c)
     config = c.config
     return Text.assemble(
-        f"cost: window {c.probe_s:.1f} s = {100 * c.probe_s / run_s:.1f} % of the "
-        f"{run_s:.0f} s of the full run, and {c.curve.time_s:.1f} s for the throughput curve\n",
+        f"cost: window {c.probe_s:.1f} s, {100 * c.probe_s / run_s:.1f} % of the full run's "
+        f"{run_s:.0f} s; throughput curve {c.curve.time_s:.1f} s\n",
         f"next: probe validate {shlex.join([config['model'], *_changed_flags(config)])}",
     )
 

@@ -40,7 +40,9 @@ def validate(
     pairs = []
     for seed in seeds:
         fixed = dataclasses.replace(resolved, seed=seed)
-        adaptive = dataclasses.replace(fixed, scheduler=scheduler)
+        adaptive = dataclasses.replace(
+            fixed, scheduler=scheduler, scheduler_args=config.scheduler_args
+        )
         pairs.append(
             compare(
                 _finished(run(fixed, store, progress)), _finished(run(adaptive, store, progress))

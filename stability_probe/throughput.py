@@ -110,9 +110,9 @@ def choose_memory_format(config: RunConfig, dataset: Dataset) -> MemoryFormatCho
                 seconds.setdefault((flag, size), []).append(timing)
     gains = [min(seconds["off", s]) / min(seconds["on", s]) for s in sizes]
     gain = float(np.exp(np.mean(np.log(gains))))
-    told = ", ".join(f"{g:.2f}x at batch {s}" for g, s in zip(gains, sizes, strict=True))
+    told = ", ".join(f"{g:.2f}x at {s}" for g, s in zip(gains, sizes, strict=True))
     name = "channels_last" if gain >= MIN_GAIN else "contiguous"
-    return MemoryFormatChoice(memory_format=name, reason=f"channels_last is {told}")
+    return MemoryFormatChoice(memory_format=name, reason=f"channels_last {told}")
 
 
 def _with_format(config: RunConfig, flag: str) -> RunConfig:

@@ -15,7 +15,15 @@ from sklearn.metrics import brier_score_loss, mean_absolute_error, recall_score
 from predictor import evaluate as module
 from predictor.corpus import CorpusRow
 from predictor.estimator import Estimate, Fitted, case_of, fit, usable
-from predictor.evaluate import Scores, describe, evaluate, nested_coverage, no_skill
+from predictor.evaluate import (
+    Scores,
+    Spread,
+    describe,
+    evaluate,
+    measure_spread,
+    nested_coverage,
+    no_skill,
+)
 from predictor.scores_summary import scores_json, scores_table
 from tests.predictor_factories import FAMILIES, make_corpus, make_corpus_row, outcome
 
@@ -37,6 +45,18 @@ SCORES = Scores(
     interval_level=0.9,
     time_saved_coverage=0.9,
     accuracy_delta_coverage=0.9,
+)
+
+
+SPREAD = Spread(
+    time_saved_mean_pct=30.0,
+    time_saved_seed_sd=11.0,
+    time_saved_model_sd=8.0,
+    accuracy_delta_mean_pp=0.1,
+    accuracy_delta_seed_sd=1.8,
+    accuracy_delta_model_sd=1.1,
+    replay_correlation=0.98,
+    replay_mae=2.0,
 )
 
 
@@ -81,7 +101,8 @@ def test_scores_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert got.answered == 5
     assert got.accuracy == pytest.approx(3 / 5)
     assert got.balanced_accuracy == pytest.approx((1 / 2 + 2 / 3) / 2)
-    assert got.majority_accuracy == pytest.approx(0.5)
+    # the majority of all rows benefits, as 2 of the 5 answered do
+    assert got.majority_accuracy == pytest.approx(2 / 5)
     assert got.brier == pytest.approx((0.01 + 0.64 + 0.49 + 0.09 + 0.01 + 0.25) / 6)
     # share of benefits among the other families: a ¼, b 1, c 2/5
     base = (2 * 0.75**2 + 3 * 1.0 + 0.6**2) / 6
@@ -213,11 +234,11 @@ def test_coverage_is_near_its_level_on_families_of_one_kind() -> None:
 def test_the_sentence_has_the_counts() -> None:
     assert describe(SCORES) == (
         "24 paired full runs of 8 models in 5 families; families held out: 17 of 24 rows "
-        "answered, balanced accuracy 0.81, accuracy 0.77 (always the majority: 0.62), "
+        "answered, balanced accuracy 0.81, accuracy 0.77 (the majority class: 0.62), "
         "mean error of time saved 6.4 points"
     )
     silent = dataclasses.replace(SCORES, answered=0, balanced_accuracy=None, accuracy=None)
-    assert "0 of 24 rows answered (always" in describe(silent)
+    assert "0 of 24 rows answered, mean error" in describe(silent)
 
 
 def test_the_sentence_admits_the_worst_score() -> None:
@@ -235,7 +256,7 @@ def test_skill_is_a_brier_score_below_the_base_rates(brier: float, skill: bool) 
 
 def test_scores_stand_beside_the_baseline_they_must_beat() -> None:
     console = Console(file=io.StringIO(), width=80, no_color=True)
-    console.print(scores_table(SCORES))
+    console.print(scores_table(SCORES, SPREAD))
     assert isinstance(console.file, io.StringIO)
     lines = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
     assert lines[0] == "24 rows, 8 models, 5 families: 12 benefits, 12 neutral"
@@ -244,6 +265,48 @@ def test_scores_stand_beside_the_baseline_they_must_beat() -> None:
     assert "Brier score 0.200 0.250" in told
     assert "error of time saved, points 6.44 9.00" in told
     assert len(lines) <= 24
-    plain = json.loads(json.dumps(scores_json(SCORES), allow_nan=False))
+    plain = json.loads(json.dumps(scores_json(SCORES, SPREAD), allow_nan=False))
     assert (plain["num_rows"], plain["class_counts"]["neutral"]) == (24, 12)
     assert plain["balanced_accuracy"] == 0.815
+
+
+def test_skill_is_a_better_brier_score_than_the_base_rate() -> None:
+    assert no_skill(SCORES) is None
+    same = dataclasses.replace(SCORES, brier=0.25)
+    assert "0.250 against 0.250" in (no_skill(same) or "")
+
+
+def test_spread_by_hand() -> None:
+    """Two models of two seeds: within each ±5 and ±1 (variances 50 and 2), means 25 and 41."""
+    saved = {("a", 0): 20.0, ("a", 1): 30.0, ("b", 0): 40.0, ("b", 1): 42.0}
+    rows = [
+        make_corpus_row(model=model, seed=seed, **outcome(value, 1.0))
+        for (model, seed), value in saved.items()
+    ]
+    got = measure_spread(rows)
+    assert got.time_saved_mean_pct == pytest.approx(33.0)
+    assert got.time_saved_seed_sd == pytest.approx(math.sqrt((50 + 2) / 2))
+    assert got.time_saved_model_sd == pytest.approx(16 / math.sqrt(2))
+    assert got.accuracy_delta_seed_sd == pytest.approx(0.0, abs=1e-9)
+    # The path 16, 16, 32, 64 at 100, 100, 150 and 200 samples/s saves 20.8 % each time.
+    assert got.replay_correlation is None
+    replay = 100 * (1 - (0.02 + 1 / 150 + 1 / 200) / 0.04)
+    assert got.replay_mae == pytest.approx(np.mean([abs(replay - v) for v in saved.values()]))
+
+
+def test_spread_needs_seeds_and_models() -> None:
+    with pytest.raises(ValueError, match="two seeds"):
+        measure_spread([make_corpus_row(model="a"), make_corpus_row(model="b")])
+    with pytest.raises(ValueError, match="two models"):
+        measure_spread([make_corpus_row(seed=0), make_corpus_row(seed=1)])
+
+
+def test_estimates_that_are_there_are_not_made_again(
+    rows: list[CorpusRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = naive_held_out(rows)
+    expected = evaluate(rows)
+    monkeypatch.setattr(module, "leave_one_family_out", None)
+    got = evaluate(rows, told, nested=False)
+    assert (got.time_saved_coverage, got.accuracy_delta_coverage) == (None, None)
+    assert got.brier == pytest.approx(expected.brier)

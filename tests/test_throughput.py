@@ -120,7 +120,7 @@ def test_the_faster_format_wins_when_it_is_clearly_faster(
     monkeypatch.setattr(throughput, "_time_step", time_step)
     choice = choose_memory_format(with_fields(channels_last="auto"), blobs())
     assert choice.memory_format == chosen
-    assert "at batch 16" in choice.reason
+    assert "x at 16" in choice.reason
 
 
 def test_a_format_that_was_asked_for_is_not_measured() -> None:
