@@ -59,6 +59,8 @@ class Spread:
     """What there is to predict: how outcomes differ, and how far the device explains them."""
 
     time_saved_mean_pct: float
+    time_saved_range_pct: tuple[float, float]
+    """Smallest and largest of all rows."""
     time_saved_seed_sd: float
     """Between seeds of one model on one data set, pooled; percentage points."""
     time_saved_model_sd: float
@@ -127,6 +129,7 @@ def measure_spread(rows: Sequence[CorpusRow]) -> Spread:
     ]
     return Spread(
         time_saved_mean_pct=float(np.mean(time_saved)),
+        time_saved_range_pct=(min(time_saved), max(time_saved)),
         time_saved_seed_sd=_seed_sd(rows, time_saved),
         time_saved_model_sd=_model_sd(rows, time_saved),
         accuracy_delta_mean_pp=float(np.mean(delta)),

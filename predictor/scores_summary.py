@@ -51,16 +51,29 @@ def scores_table(s: Scores, spread: Spread) -> Group:
     return Group(Text(head), Text(), table, Text(), _spread_lines(spread))
 
 
-def _spread_lines(s: Spread) -> Text:
-    return Text(
-        f"time saved {s.time_saved_mean_pct:.1f} % on average, SD {s.time_saved_seed_sd:.1f} "
-        f"between seeds, {s.time_saved_model_sd:.1f} between models\n"
-        f"accuracy change {s.accuracy_delta_mean_pp:+.2f} points on average, SD "
-        f"{s.accuracy_delta_seed_sd:.2f} between seeds, {s.accuracy_delta_model_sd:.2f} between "
-        "models\n"
-        "given a run's own batch sequence, the throughput curve tells its time saved: "
+def _spread_lines(s: Spread) -> Group:
+    table = Table(box=None, pad_edge=False)
+    for column in ("measured", "mean", "SD between seeds", "SD between models", "range"):
+        table.add_column(column)
+    low, high = s.time_saved_range_pct
+    table.add_row(
+        "time saved, %",
+        f"{s.time_saved_mean_pct:.1f}",
+        f"{s.time_saved_seed_sd:.1f}",
+        f"{s.time_saved_model_sd:.1f}",
+        f"{low:.1f} to {high:.1f}",
+    )
+    table.add_row(
+        "accuracy change, points",
+        f"{s.accuracy_delta_mean_pp:+.2f}",
+        f"{s.accuracy_delta_seed_sd:.2f}",
+        f"{s.accuracy_delta_model_sd:.2f}",
+    )
+    replay = (
+        "time saved from a run's own batch sequence and the throughput curve:\n"
         f"r = {_score(s.replay_correlation)}, mean error {s.replay_mae:.1f} points"
     )
+    return Group(table, Text(), Text(replay))
 
 
 def _score(value: float | None) -> str:

@@ -50,6 +50,7 @@ SCORES = Scores(
 
 SPREAD = Spread(
     time_saved_mean_pct=30.0,
+    time_saved_range_pct=(-1.0, 58.0),
     time_saved_seed_sd=11.0,
     time_saved_model_sd=8.0,
     accuracy_delta_mean_pp=0.1,
@@ -285,6 +286,7 @@ def test_spread_by_hand() -> None:
     ]
     got = measure_spread(rows)
     assert got.time_saved_mean_pct == pytest.approx(33.0)
+    assert got.time_saved_range_pct == pytest.approx((20.0, 42.0))
     assert got.time_saved_seed_sd == pytest.approx(math.sqrt((50 + 2) / 2))
     assert got.time_saved_model_sd == pytest.approx(16 / math.sqrt(2))
     assert got.accuracy_delta_seed_sd == pytest.approx(0.0, abs=1e-9)
