@@ -156,7 +156,7 @@ def validate(**options: Any) -> None:
     print_result(
         options["json"], lambda: summary.validation_json(v), lambda: summary.validation_table(v)
     )
-    if not v.inside_interval or v.class_correct is False:
+    if summary.validation_failed(v):
         click.get_current_context().exit(1)
 
 

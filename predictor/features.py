@@ -107,7 +107,8 @@ def replayed_time_saved_pct(paths: tuple[tuple[int, ...], ...], case: Case) -> N
     """
     sizes = case.batch_size * path_multiples(paths, case.epochs)
     sizes = np.minimum(sizes, max(case.max_batch_size, case.batch_size))
-    speeds = metrics.samples_per_s(case.curve, sizes)
-    fixed_s = case.epochs / metrics.samples_per_s(case.curve, case.batch_size)
-    saved: NDArray[np.float64] = 100.0 * (1.0 - (1.0 / speeds).sum(axis=1) / fixed_s)
+    # The number of samples cancels.
+    adaptive_s = metrics.path_time_s(case.curve, sizes, 1)
+    fixed_s = metrics.path_time_s(case.curve, [case.batch_size] * case.epochs, 1)
+    saved: NDArray[np.float64] = 100.0 * (1.0 - adaptive_s / fixed_s)
     return saved

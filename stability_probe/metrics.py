@@ -135,9 +135,9 @@ def headroom(curve: ThroughputCurve, batch_size: int) -> float:
     return max(1.0, float(best / samples_per_s(curve, batch_size)))
 
 
-def path_time_s(curve: ThroughputCurve, batch_sizes: Sequence[float], num_train: int) -> float:
-    """Seconds that epochs at these batch sizes take on the device of the curve."""
-    return float((num_train / samples_per_s(curve, np.array(batch_sizes))).sum())
+def path_time_s(curve: ThroughputCurve, batch_sizes: ArrayLike, num_train: int) -> Any:
+    """Seconds that epochs at these batch sizes, [..., epochs], take on the device of the curve."""
+    return (num_train / samples_per_s(curve, np.asarray(batch_sizes))).sum(axis=-1)
 
 
 def saved_pct(adaptive: float, fixed: float) -> float:

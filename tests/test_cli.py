@@ -531,6 +531,7 @@ def test_validate_exits_1_when_the_prediction_failed(
     fakes = types.SimpleNamespace(
         validation_json=lambda v: {"inside_interval": v.inside_interval},
         validation_table=lambda v: "table",
+        validation_failed=summary.validation_failed,
     )
     fake("predictor", summary=fakes)
     result = invoke("validate", "m", "--json")
