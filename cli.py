@@ -5,16 +5,16 @@ Heavy libraries are imported inside commands, so that help and usage errors come
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from stability_probe.errors import MissingError, RunError, UsageError
-from stability_probe.exits import EXIT_CODES, Group, complain, explain
+from stability_probe.exits import EXIT_CODES, Group, complain
+from stability_probe.exits import explain as explain_error
 from stability_probe.options import (
     COMMON,
     CORPUS_IN,
@@ -22,7 +22,9 @@ from stability_probe.options import (
     JOBS,
     MODEL,
     PLOT,
+    POLICY,
     ROOT,
+    RUN,
     RUNS,
     SCHEDULE,
     STORED,
@@ -31,37 +33,6 @@ from stability_probe.options import (
     seeds_option,
 )
 from stability_probe.settings import make_config
-
-if TYPE_CHECKING:
-    from stability_probe.records import Characterization, RunResult
-
-
-def load_stored(name: str, root: Path, figures: Path) -> RunResult | Characterization:
-    """What `plot` draws: a run by its name or folder, or a JSON file of a run or probe."""
-    from stability_probe.records import RunResult, from_plain
-    from stability_probe.store import Store, read_characterization, read_json
-
-    path = Path(name)
-    if path.suffix != ".json":
-        if (path / "config.json").is_file():
-            root, name = path.parent, path.resolve().name
-        elif not (root / name).is_dir() and (figures / name).is_dir():
-            root = figures
-        run = Store(root).load(name)
-        if not run.epochs:
-            raise UsageError(f"{name} has no finished epoch yet")
-        return run
-    values = read_json(path)
-    if "characterization" in values:
-        return read_characterization(path)[0]
-    # What `run --json` printed is a result with more to it.
-    known = {field.name for field in dataclasses.fields(RunResult)}
-    try:
-        return from_plain(RunResult, {n: v for n, v in values.items() if n in known})
-    except (AttributeError, TypeError) as error:
-        raise MissingError(
-            f"{path} holds no epochs of a run or probe to draw; use a RUN_ID, see probe runs"
-        ) from error
 
 
 def print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
@@ -168,6 +139,7 @@ def plot(**options: Any) -> None:
     """
     from stability_probe.plots import write_characterization_plots, write_run_plots
     from stability_probe.records import Characterization
+    from stability_probe.stored import load_stored
     from stability_probe.terminal import print_result
 
     figures, form = Path(options["figures"]), options["format"]
@@ -180,6 +152,46 @@ def plot(**options: Any) -> None:
     names = [str(file) for file in files]
     print_result(
         options["json"], lambda: {"schema_version": 1, "files": names}, lambda: "\n".join(names)
+    )
+
+
+@probe.command(params=[RUN, RUNS, *COMMON])
+def explain(**options: Any) -> None:
+    """Every decision of a run: signals, limits, action, cooldown and rate."""
+    from stability_probe import run_summary
+    from stability_probe.replay import explain
+    from stability_probe.stored import load_run
+    from stability_probe.terminal import print_result
+
+    result = load_run(options["run"], Path(options["output"]))
+    decisions = explain(result)
+    title = f"{result.run_id}: what its schedule decided after each epoch"
+    print_result(
+        options["json"],
+        lambda: run_summary.decisions_json(result.run_id, decisions),
+        lambda: run_summary.decisions_table(title, decisions),
+    )
+
+
+@probe.command("replay-policy", params=[RUN, *POLICY, RUNS, *COMMON])
+def replay_policy(**options: Any) -> None:
+    """What another schedule would have decided on a run's records, without training.
+
+    The signals stay those of the batches that really ran: a rehearsal, no measurement.
+    """
+    from stability_probe import run_summary
+    from stability_probe.replay import replay_policy
+    from stability_probe.stored import load_run
+    from stability_probe.terminal import print_result
+
+    result = load_run(options["run"], Path(options["output"]))
+    name = options["scheduler"]
+    decisions = replay_policy(result, name, options["scheduler_arg"])
+    title = f"{name} on the records of {result.run_id}; the signals are those of its own batches"
+    print_result(
+        options["json"],
+        lambda: run_summary.decisions_json(result.run_id, decisions),
+        lambda: run_summary.decisions_table(title, decisions),
     )
 
 
@@ -271,7 +283,7 @@ def main() -> None:
     try:
         probe.main(prog_name="probe")
     except OSError as error:  # help that cannot be written
-        message, code = explain(error)
+        message, code = explain_error(error)
         complain(message)
         sys.exit(code)
 

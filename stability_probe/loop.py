@@ -30,7 +30,7 @@ MEASURED_STEPS_PER_EPOCH = 32
 """Steps of an epoch whose gradient is measured: enough for the epoch mean (its standard error
 is in the record), few enough to cost little in long epochs."""
 NOISE_BUDGET = 0.045
-"""Share of the window's samples that the noise measurement may see."""
+"""Share of the samples since its last pass that the noise measurement may see."""
 EVAL_BATCH_SIZE = 256
 
 
@@ -54,11 +54,7 @@ def train(state: TrainState, dataset: Dataset, config: RunConfig) -> Iterator[Ep
         epoch = state.epoch + 1
         batch_size, previous = state.batch_size, state.previous
         measured = _train_epoch(state, data, config, epoch)
-        noise = None
-        if epoch == config.window_epochs:
-            noise = measure_noise_scale(state, data, config)
-            if not math.isfinite(noise.trace_sigma) or not math.isfinite(noise.grad_sq_norm):
-                raise DivergedError(epoch)
+        noise = _noise_of_epoch(state, data, config, epoch, measured)
         begin = time.perf_counter()
         test_loss, test_accuracy = evaluate(state, data, config.precision)
         if not math.isfinite(test_loss):
@@ -82,9 +78,34 @@ def train(state: TrainState, dataset: Dataset, config: RunConfig) -> Iterator[Ep
             action=decision.action,
             next_batch_size=decision.batch_size,
             reason=decision.reason,
+            cooldown_left=decision.cooldown_left,
+            evidence=decision.evidence,
         )
         state.epoch, state.batch_size, state.previous = epoch, decision.batch_size, record
         yield record
+
+
+def _noise_of_epoch(
+    state: TrainState, data: Dataset, config: RunConfig, epoch: int, measured: dict[str, Any]
+) -> NoiseScaleRecord | None:
+    """The noise scale where the probe or the schedule wants it.
+
+    What a schedule cannot do without is part of its cost: such a pass is added to the epoch's
+    time. The probe's own, at the end of the window, is off the clock for every schedule alike.
+    """
+    every = state.scheduler.noise_every
+    for_schedule = every > 0 and epoch % every == 0
+    if not for_schedule and epoch != config.window_epochs:
+        return None
+    share = NOISE_BUDGET * (every if for_schedule else config.window_epochs)
+    cpu = time.process_time()
+    noise = measure_noise_scale(state, data, config, share)
+    if not math.isfinite(noise.trace_sigma) or not math.isfinite(noise.grad_sq_norm):
+        raise DivergedError(epoch)
+    if for_schedule:
+        measured["time_s"] += noise.time_s
+        measured["cpu_s"] += time.process_time() - cpu
+    return noise
 
 
 def train_step(
@@ -158,17 +179,22 @@ def evaluate(state: TrainState, data: Dataset, precision: str) -> tuple[float, f
     return loss, correct
 
 
-def measure_noise_scale(state: TrainState, data: Dataset, config: RunConfig) -> NoiseScaleRecord:
+def measure_noise_scale(
+    state: TrainState, data: Dataset, config: RunConfig, share: float
+) -> NoiseScaleRecord:
     """Noise scale at the present parameters; leaves model, gradients and random state alone.
 
-    Micro-batches of the initial batch size, in training mode, without augmentation: the noise
-    asked about is that of drawing samples.
+    `share` of the training samples are seen, but 8 to 64 micro-batches; they have the initial
+    batch size, in training mode, without augmentation: the noise asked about is that of drawing
+    samples.
     """
     begin = time.perf_counter()
     size = min(config.batch_size, len(data.train_labels) // 2)
-    budget = NOISE_BUDGET * config.window_epochs * len(data.train_labels) / size
+    budget = share * len(data.train_labels) / size
     count = min(64, max(8, int(budget)), len(data.train_labels) // size)
-    order = torch.randperm(len(data.train_labels), generator=_generator(config.seed, 0, "noise"))
+    # The window's own pass keeps epoch 0; the passes of a schedule draw anew each time.
+    draw = 0 if state.epoch + 1 == config.window_epochs else state.epoch + 1
+    order = torch.randperm(len(data.train_labels), generator=_generator(config.seed, draw, "noise"))
     buffers = [b.clone() for b in state.model.buffers()]
     state.model.train()
     small: list[Tensor] = []
@@ -240,6 +266,7 @@ def _gradient_statistics(sums: list[list[float]], components: int) -> dict[str, 
         "grad_norm_sem": float(norms.std(ddof=1) / math.sqrt(count)) if count > 1 else 0.0,
         "grad_norm_last": float(norms[-1]),
         "grad_component_variance": float(np.mean(variances)),
+        "grad_component_variance_last": variances[-1],
         "num_measured_steps": count,
     }
 

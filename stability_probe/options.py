@@ -34,7 +34,7 @@ def field_option(flag: str, about: str, *short: str, unset: str | None = None) -
 
 def check_scheduler(ctx: click.Context, param: click.Parameter, name: str) -> str:
     """Refuse an unknown schedule at once; its package needs numpy, so only where one is asked."""
-    if name != RunConfig.scheduler:
+    if name != RunConfig.scheduler and ":" not in name:
         from stability_probe.schedulers import SCHEDULERS
 
         if name not in SCHEDULERS:
@@ -58,6 +58,7 @@ def folder_option(about: str, *names: str, default: str = "probe-runs") -> click
 
 MODEL = click.Argument(["model"])
 SWEEP = click.Argument(["sweep"], metavar="FILE.toml")
+RUN = click.Argument(["run"], metavar="RUN_ID|FILE.json")
 STORED = click.Argument(["stored"], metavar="RUN_ID|FILE.json")
 TRAINING: Sequence[click.Option] = (
     field_option("data", "Data set, folder:PATH or package.module:callable."),
@@ -77,14 +78,14 @@ TRAINING: Sequence[click.Option] = (
     field_option("channels_last", "Memory format; auto measures, then chooses."),
     field_option("threads", "CPU threads.", unset="torch's choice"),
 )
-SCHEDULE: Sequence[click.Option] = (
-    field_option("seed", "Seed of weights and order of samples."),
+POLICY: Sequence[click.Option] = (
     click.Option(
         ["--scheduler"],
         default=RunConfig.scheduler,
         show_default=True,
         callback=check_scheduler,
-        help="Batch schedule: fixed or deba.",
+        help="Batch schedule: fixed, deba, timed, adabatch, noise_scale, norm_test, replay, random "
+        "or package.module:callable.",
     ),
     click.Option(
         ["--scheduler-arg"],
@@ -93,6 +94,10 @@ SCHEDULE: Sequence[click.Option] = (
         callback=as_mapping,
         help="Argument of the schedule, the value as JSON; repeatable.",
     ),
+)
+SCHEDULE: Sequence[click.Option] = (
+    field_option("seed", "Seed of weights and order of samples."),
+    *POLICY,
 )
 ROOT = folder_option("Folder of the stored runs.", "-o", "--output")
 COMMON: Sequence[click.Option] = (

@@ -39,6 +39,17 @@ class NoiseScaleRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """One number a batch schedule looked at, beside its limit."""
+
+    name: str
+    """In words, such as norm variation."""
+    value: float | None
+    threshold: float | None
+    """None where the number is compared with nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EpochRecord:
     """One pass over the training data. Times exclude evaluation and noise measurement."""
 
@@ -76,13 +87,38 @@ class EpochRecord:
     eval_s: float = 0.0
     """Wall-clock seconds of the evaluation that followed."""
     noise: NoiseScaleRecord | None = None
-    """Measured at the end of the window."""
+    """Measured at the end of the window, and wherever the schedule asks for it."""
+    grad_component_variance_last: float | None = None
+    """Of the last measured mini-batch."""
     action: str = "hold"
     """What the schedule decided after this epoch: increase, rollback or hold."""
     next_batch_size: int = 0
     """Batch of the epoch that follows."""
     reason: str = ""
     """The decision in words."""
+    cooldown_left: int = 0
+    """Epochs before the batch may change again."""
+    evidence: tuple[Evidence, ...] = ()
+    """What the decision rests on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecisionRecord:
+    """One decision of a schedule, with the rate it led to."""
+
+    epoch: int
+    batch_size: int
+    """Of the epoch that has ended."""
+    action: str
+    """increase, rollback or hold."""
+    next_batch_size: int
+    cooldown_left: int
+    """Epochs before the batch may change again."""
+    lr: float
+    """Of the epoch that has ended."""
+    next_lr: float
+    reason: str
+    evidence: tuple[Evidence, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,7 +318,7 @@ def _revive(kind: type | None, value: Any) -> Any:
 
 
 _NESTED_FIELDS: dict[type, dict[str, type]] = {
-    EpochRecord: {"noise": NoiseScaleRecord},
+    EpochRecord: {"noise": NoiseScaleRecord, "evidence": Evidence},
     RunResult: {"epochs": EpochRecord},
     ThroughputCurve: {"points": ThroughputPoint},
     Validation: {

@@ -17,9 +17,11 @@ from stability_probe.loop import DivergedError, train
 from stability_probe.models import num_params
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import EpochRecord, RunResult, from_plain, to_plain
+from stability_probe.replay import with_stored_sequence
 from stability_probe.state import TrainState, make_state
 from stability_probe.store import RunDirectory, Store, write_bytes
 from stability_probe.throughput import choose_memory_format
+from stability_probe.user_code import one_line
 
 
 def run(
@@ -35,6 +37,7 @@ def run(
     caller has loaded it already.
     """
     progress = progress or Quiet()
+    config = with_stored_sequence(config, store)
     with use_threads(config.threads), store.open(config) as directory:
         finished = directory.result()
         if finished is not None:
@@ -89,7 +92,13 @@ def _start_or_resume(
     state = make_state(dataclasses.replace(config, channels_last=saved["channels_last"]), dataset)
     state.model.load_state_dict(saved["model"])
     state.optimizer.load_state_dict(saved["optimizer"])
-    state.scheduler.load_state_dict(saved["scheduler"])
+    try:
+        state.scheduler.load_state_dict(saved["scheduler"])
+    except (KeyError, TypeError) as error:
+        raise MissingError(
+            f"{directory.checkpoint} is of another version of probe ({one_line(error)}); "
+            "delete it to start over"
+        ) from error
     state.epoch, state.batch_size = saved["epoch"], saved["batch_size"]
     state.previous = from_plain(EpochRecord, saved["previous"])
     records = directory.records()[: state.epoch]

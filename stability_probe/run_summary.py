@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from stability_probe.records import RunResult, to_plain
+from stability_probe.records import DecisionRecord, RunResult, to_plain
 from stability_probe.store import RunSummary
 
 SCHEMA_VERSION = 1
@@ -66,3 +66,32 @@ def runs_table(runs: Sequence[RunSummary]) -> Table | Text:
             f"{r.time_s:.1f}",
         )
     return table
+
+
+def decisions_json(run_id: str, decisions: Sequence[DecisionRecord]) -> dict[str, Any]:
+    """The object that `probe explain --json` and `probe replay-policy --json` print."""
+    plain = to_plain(list(decisions))
+    return {"schema_version": SCHEMA_VERSION, "run_id": run_id, "decisions": plain}
+
+
+def decisions_table(title: str, decisions: Sequence[DecisionRecord]) -> Group:
+    """The screen of `probe explain` and `probe replay-policy`: every decision and its grounds."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("epoch", "batch", "rate", "wait", "action", "why"):
+        table.add_column(column, overflow="fold")
+    for d in decisions:
+        table.add_row(
+            str(d.epoch),
+            _step(str(d.batch_size), str(d.next_batch_size)),
+            _step(f"{d.lr:.3g}", f"{d.next_lr:.3g}"),
+            str(d.cooldown_left),
+            d.action,
+            Text(d.reason),
+        )
+    counts = {a: sum(d.action == a for d in decisions) for a in ("increase", "rollback", "hold")}
+    told = ", ".join(f"{count} {action}" for action, count in counts.items())
+    return Group(Text(title, "bold"), table, Text(f"{told}; wait is the cooldown left", "dim"))
+
+
+def _step(before: str, after: str) -> str:
+    return before if before == after else f"{before} → {after}"

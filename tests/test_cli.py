@@ -616,6 +616,31 @@ def test_plot_of_what_is_not_there(drawn: list[Any]) -> None:
     fails(invoke("plot", result.run_id), 2, "no finished epoch")
 
 
+def test_explain_and_replay_policy_print_json() -> None:
+    epochs = (make_epoch(epoch=1), make_epoch(epoch=2, action="increase", next_batch_size=24))
+    result = store_run(Path("probe-runs"), epochs=epochs, num_train=1000)
+    told = json.loads(invoke("explain", result.run_id, "--json").stdout)
+    assert told["run_id"] == result.run_id
+    assert [d["next_batch_size"] for d in told["decisions"]] == [16, 24]
+    args = ["--scheduler", "timed", "--scheduler-arg", "cooldown=1", "--json"]
+    told = json.loads(invoke("replay-policy", result.run_id, *args).stdout)
+    assert [d["action"] for d in told["decisions"]] == ["increase", "increase"]
+
+
+def test_explain_and_replay_policy_of_what_cannot_be(fake: Callable[..., None]) -> None:
+    result = store_run(Path("probe-runs"))
+    fails(invoke("explain", result.run_id[:-1]), 2, f"did you mean {result.run_id}")
+    fails(invoke("explain", "x.json"), 4, "x.json")
+    fails(invoke("replay-policy", result.run_id, "--scheduler", "debba"), 2, "use deba")
+    args = ["--scheduler", "deba", "--scheduler-arg", "reading=mlid"]
+    fails(invoke("replay-policy", result.run_id, *args), 2, "unknown reading of deba", "mild")
+    epoch = make_epoch()
+    held = make_characterization(RunConfig(model="m"))
+    held = dataclasses.replace(held, windows=((epoch, epoch),))
+    path = Store(Path("probe-runs")).save_characterization(held, make_prediction())
+    fails(invoke("explain", str(path)), 2, "is a characterization; use a RUN_ID")
+
+
 # --- real processes
 
 

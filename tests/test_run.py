@@ -226,7 +226,8 @@ def test_a_window_is_the_beginning_of_the_fixed_and_of_the_deba_run(tmp_path: Pa
     assert all_timeless(window) == all_timeless(fixed)[:2]
     deba = run(dataclasses.replace(DEBA, lr_rule="none"), store)
     assert max(deba.batch_sizes) > 16
-    assert all_timeless(window, reason="") == all_timeless(deba, reason="")[:2]
+    told: dict[str, Any] = {"reason": "", "evidence": (), "cooldown_left": 0}
+    assert all_timeless(window, **told) == all_timeless(deba, **told)[:2]
 
 
 # --- an interrupted run ------------------------------------------------------------------------
@@ -269,6 +270,71 @@ def test_a_run_stopped_between_two_writes_goes_on_as_if_it_had_not(
     journal = read_records(cut.root / DEBA.run_id() / "epochs.jsonl")
     assert tuple(journal) == result.epochs
     assert_same_state(load_checkpoint(cut, DEBA), load_checkpoint(whole, DEBA))
+
+
+SEQUENCE = [16, 16, 24, 40, 16, 16]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "args"),
+    [
+        ("timed", {"cooldown": 2}),
+        ("adabatch", {"every": 2}),
+        ("noise_scale", {"every": 1, "smoothing": 0.3, "multiple": 1.0}),
+        ("norm_test", {"every": 1}),
+        ("replay", {"batch_sizes": SEQUENCE}),
+        ("random", {"batch_sizes": SEQUENCE}),
+        ("deba", {"reading": "literal", "min_calm_signals": 1, "spike": 9.0, "cooldown": 1}),
+        ("deba", {"window_mode": "rescale", "cooldown": 1, "tolerance": 3.0}),
+        ("deba", {"window_mode": "restart", "window": None, "cooldown": 1, "tolerance": 3.0}),
+    ],
+)
+def test_every_schedule_resumes_as_if_never_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler: str, args: dict[str, Any]
+) -> None:
+    config = dataclasses.replace(DEBA, scheduler=scheduler, scheduler_args=args)
+    whole, cut = Store(tmp_path / "whole"), Store(tmp_path / "cut")
+    expected = run(config, whole)
+    assert len(set(expected.batch_sizes)) > 1, [e.reason for e in expected.epochs]
+    with monkeypatch.context() as patch:
+        stop_after(patch, "write_bytes", 4)
+        with pytest.raises(StopNow):
+            run(config, cut)
+    assert all_timeless(run(config, cut)) == all_timeless(expected)
+    assert_same_state(load_checkpoint(cut, config), load_checkpoint(whole, config))
+
+
+def test_replaying_a_run_with_its_seed_repeats_it_exactly(tmp_path: Path) -> None:
+    """The signals act through the batch sequence alone, so a control needs another seed."""
+    store = Store(tmp_path)
+    deba = run(DEBA, store)
+    args = {"batch_sizes": list(deba.batch_sizes)}
+    replayed = run(dataclasses.replace(DEBA, scheduler="replay", scheduler_args=args), store)
+    told: dict[str, Any] = {"reason": "", "evidence": (), "cooldown_left": 0}
+    last = {"action": "", "next_batch_size": 0}
+    assert all_timeless(deba, **told)[:-1] == all_timeless(replayed, **told)[:-1]
+    assert all_timeless(deba, **told, **last)[-1] == all_timeless(replayed, **told, **last)[-1]
+
+
+def test_a_noise_schedule_pays_for_its_measurements_on_the_clock(tmp_path: Path) -> None:
+    config = dataclasses.replace(DEBA, scheduler="norm_test", scheduler_args={"every": 2})
+    result = run(config, Store(tmp_path))
+    measured = [e.epoch for e in result.epochs if e.noise is not None]
+    assert measured == [2, 4, 6]
+    for epoch in result.epochs:
+        if epoch.noise is not None:
+            assert epoch.time_s > epoch.noise.time_s > 0
+
+
+def test_a_checkpoint_of_another_version_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, path = interrupted(tmp_path, monkeypatch)
+    saved = torch.load(path, weights_only=True)
+    saved["scheduler"] = {"num_seen": 3}
+    torch.save(saved, path)
+    with pytest.raises(MissingError, match=r"another version of probe .* delete it"):
+        run(DEBA, store)
 
 
 LAUNCHER = """

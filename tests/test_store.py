@@ -25,6 +25,7 @@ from stability_probe.records import (
     Characterization,
     Comparison,
     EpochRecord,
+    Evidence,
     MeanStd,
     NoiseScaleRecord,
     Prediction,
@@ -80,6 +81,7 @@ def any_record(kind: type) -> st.SearchStrategy[Any]:
 
 
 _BY_TYPE[NoiseScaleRecord | None] = st.none() | any_record(NoiseScaleRecord)
+_BY_TYPE[tuple[Evidence, ...]] = st.lists(any_record(Evidence), max_size=2).map(tuple)
 
 
 @settings(max_examples=20, deadline=None)

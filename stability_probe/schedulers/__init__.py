@@ -5,53 +5,122 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 from stability_probe.config import RunConfig, default_max_batch_size
 from stability_probe.errors import UsageError
-from stability_probe.schedulers.base import BatchScheduler, Decision, Limits
-from stability_probe.schedulers.deba import Deba
+from stability_probe.schedulers.adabatch import AdaBatch
+from stability_probe.schedulers.base import (
+    BatchScheduler,
+    BoundedScheduler,
+    Decision,
+    Limits,
+    Proposal,
+    Rule,
+)
+from stability_probe.schedulers.deba import READINGS, Deba
 from stability_probe.schedulers.fixed import Fixed
+from stability_probe.schedulers.noise_scale import NoiseScale
+from stability_probe.schedulers.norm_test import NormTest
+from stability_probe.schedulers.replay import Random, Replay
+from stability_probe.schedulers.timed import Timed
+from stability_probe.user_code import import_callable, one_line, working_directory_importable
 
-__all__ = ["SCHEDULERS", "BatchScheduler", "Deba", "Decision", "Fixed", "Limits", "make_scheduler"]
+__all__ = [
+    "SCHEDULERS",
+    "BatchScheduler",
+    "BoundedScheduler",
+    "Decision",
+    "Limits",
+    "Proposal",
+    "Rule",
+    "make_scheduler",
+]
 
+MIN_BATCH_SIZE = 16
+"""Where a schedule may fall below the initial batch, it stops here (paper: 16)."""
 
-def _make_fixed(config: RunConfig, limits: Limits) -> BatchScheduler:
-    return Fixed(**config.scheduler_args)
-
-
-def _make_deba(config: RunConfig, limits: Limits) -> BatchScheduler:
-    return Deba(limits, **{"calibration_epochs": config.window_epochs, **config.scheduler_args})
-
-
-SCHEDULERS: dict[str, tuple[type, Callable[[RunConfig, Limits], BatchScheduler]]] = {
-    "fixed": (Fixed, _make_fixed),
-    "deba": (Deba, _make_deba),
+SCHEDULERS: dict[str, Callable[..., Rule]] = {
+    "fixed": Fixed,
+    "deba": Deba,
+    "timed": Timed,
+    "adabatch": AdaBatch,
+    "noise_scale": NoiseScale,
+    "norm_test": NormTest,
+    "replay": Replay,
+    "random": Random,
 }
 
 
 def make_scheduler(config: RunConfig, num_train: int) -> BatchScheduler:
     """The schedule a run asks for, bounded for `num_train` samples.
 
+    Every schedule takes the argument `cooldown`, the least number of epochs between changes.
     Raises `UsageError` for an unknown schedule or argument, naming the nearest.
     """
-    if config.scheduler not in SCHEDULERS:
-        raise UsageError(_unknown("scheduler", config.scheduler, list(SCHEDULERS)))
-    kind, make = SCHEDULERS[config.scheduler]
-    allowed = [
-        p for p in inspect.signature(kind).parameters if p not in ("limits", "args", "kwargs")
-    ]
-    for name in config.scheduler_args:
-        if name not in allowed:
-            raise UsageError(_unknown(f"argument of {config.scheduler}", name, allowed))
+    arguments = {**_defaults(config), **config.scheduler_args}
+    cooldown = arguments.pop("cooldown", None)
+    rule = _make_rule(config.scheduler, arguments)
+    if cooldown is None:
+        cooldown = getattr(rule, "cooldown", 0)
+    if type(cooldown) is not int or cooldown < 0:
+        raise UsageError(f"cooldown is {cooldown!r}; use a whole number of epochs from 0")
+    sizes = arguments.get("batch_sizes")
+    if sizes and sizes[0] != config.batch_size:
+        raise UsageError(f"the sequence starts at batch {sizes[0]}; use -b {sizes[0]}")
     maximum = config.max_batch_size or default_max_batch_size(num_train, config.batch_size)
+    below = getattr(rule, "floor", "initial") == "minimum"
     limits = Limits(
-        minimum=config.batch_size,
+        minimum=min(MIN_BATCH_SIZE, config.batch_size) if below else config.batch_size,
         maximum=max(maximum, config.batch_size),
     )
+    return BoundedScheduler(rule, limits, cooldown)
+
+
+def _defaults(config: RunConfig) -> dict[str, Any]:
+    """Arguments that follow from the run where they are not given."""
+    if config.scheduler == "deba":
+        reading = config.scheduler_args.get("reading", "mild")
+        if not isinstance(reading, str) or reading not in READINGS:
+            raise UsageError(_unknown("reading of deba", str(reading), list(READINGS)))
+        return {"calibration_epochs": config.window_epochs, **READINGS[reading]}
+    if config.scheduler == "adabatch":
+        return {"every": max(1, config.epochs // 5)}
+    if config.scheduler == "random":
+        return {"seed": config.seed}
+    return {}
+
+
+def _make_rule(name: str, arguments: dict[str, Any]) -> Rule:
+    if ":" in name:
+        return _make_users_rule(name, arguments)
+    if name not in SCHEDULERS:
+        raise UsageError(_unknown("scheduler", name, list(SCHEDULERS)))
+    make = SCHEDULERS[name]
+    allowed = [p for p in inspect.signature(make).parameters if p not in ("args", "kwargs")]
+    for argument in arguments:
+        if argument not in allowed:
+            raise UsageError(_unknown(f"argument of {name}", argument, [*allowed, "cooldown"]))
     try:
-        return make(config, limits)
+        return make(**arguments)
     except TypeError as error:
-        raise UsageError(f"arguments of {config.scheduler}: {error}") from error
+        raise UsageError(f"arguments of {name}: {one_line(error)}") from error
+
+
+def _make_users_rule(name: str, arguments: dict[str, Any]) -> Rule:
+    """The object that the user's callable returns for these arguments."""
+    try:
+        with working_directory_importable():
+            made: Any = import_callable(name)(**arguments)
+    except UsageError:
+        raise
+    except Exception as error:  # the user's code
+        raise UsageError(f"{name} failed ({one_line(error)})") from error
+    for method in ("propose", "state_dict", "load_state_dict"):
+        if not callable(getattr(made, method, None)):
+            raise UsageError(f"what {name} returns has no {method}(); see schedulers/base.py, Rule")
+    rule: Rule = made
+    return rule
 
 
 def _unknown(what: str, name: str, known: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""What every batch schedule shares: the protocol, the decision, and the limits on a size."""
+"""What every batch schedule shares: rules, decisions, and the limits on a change."""
 
 from __future__ import annotations
 
@@ -7,11 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from stability_probe.records import EpochRecord
+from stability_probe.records import EpochRecord, Evidence
 
 GRID = 8
 """Changed sizes are multiples of this: kernels have fast paths there, and a compiled model
 meets few distinct sizes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """What a rule would do, before bounds, grid and cooldown."""
+
+    batch_size: float
+    """Samples; the present batch to leave it."""
+    reason: str
+    evidence: tuple[Evidence, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +32,34 @@ class Decision:
     """increase, rollback or hold."""
     batch_size: int
     reason: str
+    cooldown_left: int = 0
+    """Epochs before the batch may change again."""
+    evidence: tuple[Evidence, ...] = ()
+
+
+class Rule(Protocol):
+    """A batch schedule's own idea; one small file each.
+
+    A rule sees every finished epoch once, in order, and learns of a change from the batch of the
+    record that follows.
+    """
+
+    def propose(self, record: EpochRecord) -> Proposal:
+        """The batch wanted after `record`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values that `load_state_dict` takes."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue as if this rule had seen the epochs of `state`."""
 
 
 class BatchScheduler(Protocol):
     """Gets each finished epoch once, in order, and says how large the next batch is."""
+
+    @property
+    def noise_every(self) -> int:
+        """Epochs between measurements of the noise scale that the schedule needs; 0 for none."""
 
     def step(self, record: EpochRecord) -> Decision:
         """Decide after `record`."""
@@ -44,15 +78,71 @@ class Limits:
     minimum: int
     maximum: int
 
-    def scaled(self, batch_size: int, factor: float) -> int:
-        """`batch_size` × `factor`, on the grid, within bounds, moved in the factor's direction.
+    def snapped(self, batch_size: int, wanted: float) -> int:
+        """`wanted` on the grid, within bounds, moved from `batch_size` in its direction.
 
         Where rounding would undo the change, the next grid size is taken; at a bound the batch
         stays.
         """
-        size = math.floor(batch_size * factor / GRID + 0.5) * GRID
-        if factor > 1:
+        if wanted == batch_size:
+            return batch_size
+        size = math.floor(wanted / GRID + 0.5) * GRID
+        if wanted > batch_size:
             size = max(size, (batch_size // GRID + 1) * GRID)
-        elif factor < 1:
+        else:
             size = min(size, (math.ceil(batch_size / GRID) - 1) * GRID)
+        # A bound need not lie on the grid.
+        size = self.maximum if wanted >= self.maximum else size
         return min(max(size, self.minimum), self.maximum)
+
+
+class BoundedScheduler:
+    """A rule within bounds, on the grid, and at most one change in `cooldown` epochs."""
+
+    def __init__(self, rule: Rule, limits: Limits, cooldown: int = 0) -> None:
+        self.rule = rule
+        self.limits = limits
+        self.cooldown = cooldown
+        self._since_change = 0
+
+    @property
+    def noise_every(self) -> int:
+        """Epochs between measurements of the noise scale that the rule needs; 0 for none."""
+        return int(getattr(self.rule, "noise_every", 0))
+
+    def step(self, record: EpochRecord) -> Decision:
+        """Decide after `record`, which must be the epoch after the one seen last."""
+        proposal = self.rule.propose(record)
+        self._since_change += 1
+        left = max(0, self.cooldown - self._since_change)
+        size = self.limits.snapped(record.batch_size, proposal.batch_size)
+        action, reason = "hold", proposal.reason
+        if proposal.batch_size != record.batch_size:
+            up = proposal.batch_size > record.batch_size
+            if left > 0:
+                reason = f"cooldown, {left} more epoch{'s' if left > 1 else ''}; {reason}"
+                size = record.batch_size
+            elif size == record.batch_size:
+                reason = f"already at the {'largest' if up else 'smallest'} batch; {reason}"
+            else:
+                action = "increase" if up else "rollback"
+                self._since_change, left = 0, self.cooldown
+        return Decision(
+            action=action,
+            batch_size=size,
+            reason=reason,
+            cooldown_left=left,
+            evidence=proposal.evidence,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"since_change": self._since_change, "rule": self.rule.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._since_change = state["since_change"]
+        self.rule.load_state_dict(state["rule"])
+
+
+def hold(record: EpochRecord, reason: str, *evidence: Evidence) -> Proposal:
+    """Leave the batch as it is."""
+    return Proposal(batch_size=record.batch_size, reason=reason, evidence=evidence)

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from stability_probe.records import EpochRecord
-from stability_probe.schedulers.base import Decision
+from stability_probe.schedulers.base import Proposal, hold
 
 
 class Fixed:
     """Holds whatever batch the epoch had."""
 
-    def step(self, record: EpochRecord) -> Decision:
-        return Decision(action="hold", batch_size=record.batch_size, reason="fixed batch")
+    def propose(self, record: EpochRecord) -> Proposal:
+        return hold(record, "fixed batch")
 
     def state_dict(self) -> dict[str, Any]:
         return {}
