@@ -49,6 +49,8 @@ class RunConfig:
     """Stop early after this many epochs; the probe sets it to `window_epochs`."""
     seed: int = 0
     """Seeds weights, order of samples, augmentation and dropout."""
+    order_seed: int | None = None
+    """Seeds order, augmentation and dropout apart from the weights; None means `seed`."""
     device: str = "auto"
     """cuda, mps, cpu, or auto."""
     precision: str = "float32"
@@ -84,7 +86,9 @@ class RunConfig:
         for name in ("limit", "img_size", "max_batch_size", "max_epochs", "threads"):
             if getattr(self, name) is not None:
                 _require_at_least(name, getattr(self, name), 1)
-        _require_at_least("seed", self.seed, 0)
+        for name in ("seed", "order_seed"):
+            if getattr(self, name) is not None:
+                _require_at_least(name, getattr(self, name), 0)
         for name in ("model", "data", "device", "scheduler"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise UsageError(f"{name} is {getattr(self, name)!r}; use a name")
@@ -111,6 +115,11 @@ class RunConfig:
     def last_epoch(self) -> int:
         """Number of epochs this run trains: `epochs`, or `max_epochs` where that is less."""
         return self.epochs if self.max_epochs is None else min(self.epochs, self.max_epochs)
+
+    @property
+    def stream_seed(self) -> int:
+        """Seed of everything random after the weights."""
+        return self.seed if self.order_seed is None else self.order_seed
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

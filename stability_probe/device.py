@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -35,6 +35,30 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start a new maximum for `peak_memory`."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif device.type == "cpu":
+        # Linux: 5 resets the process's high-water mark (man 5 proc). Elsewhere it stays.
+        with suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes: allocated on a CUDA device, resident of this process on a CPU; None if unknown."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    if device.type != "cpu":
+        return None
+    try:
+        with open("/proc/self/status") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return 1024 * int(fields["VmHWM"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return None
 
 
 @contextmanager

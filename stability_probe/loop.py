@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from stability_probe import gradients, metrics
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset, augment, normalize
-from stability_probe.device import synchronize
+from stability_probe.device import peak_memory, reset_peak_memory, synchronize
 from stability_probe.errors import RunError
 from stability_probe.optim import learning_rate
 from stability_probe.records import EpochRecord, NoiseScaleRecord
@@ -194,7 +194,9 @@ def measure_noise_scale(
     count = min(64, max(8, int(budget)), len(data.train_labels) // size)
     # The window's own pass keeps epoch 0; the passes of a schedule draw anew each time.
     draw = 0 if state.epoch + 1 == config.window_epochs else state.epoch + 1
-    order = torch.randperm(len(data.train_labels), generator=_generator(config.seed, draw, "noise"))
+    order = torch.randperm(
+        len(data.train_labels), generator=_generator(config.stream_seed, draw, "noise")
+    )
     buffers = [b.clone() for b in state.model.buffers()]
     state.model.train()
     small: list[Tensor] = []
@@ -224,10 +226,11 @@ def _train_epoch(state: TrainState, data: Dataset, config: RunConfig, epoch: int
     lr = learning_rate(config, epoch, state.batch_size)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
-    torch.manual_seed(_seed(config.seed, epoch, "model"))
-    shuffle = _generator(config.seed, epoch, "order")
-    noise = _generator(config.seed, epoch, "augment")
+    torch.manual_seed(_seed(config.stream_seed, epoch, "model"))
+    shuffle = _generator(config.stream_seed, epoch, "order")
+    noise = _generator(config.stream_seed, epoch, "augment")
     state.model.train()
+    reset_peak_memory(state.device)
     synchronize(state.device)
     wall, cpu = time.perf_counter(), time.process_time()
     batches = epoch_batches(len(data.train_labels), state.batch_size, shuffle)
@@ -253,6 +256,7 @@ def _train_epoch(state: TrainState, data: Dataset, config: RunConfig, epoch: int
         "loss": loss_mean,
         "time_s": wall,
         "cpu_s": cpu,
+        "peak_memory_bytes": peak_memory(state.device),
         **statistics,
     }
 

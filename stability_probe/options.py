@@ -97,6 +97,7 @@ POLICY: Sequence[click.Option] = (
 )
 SCHEDULE: Sequence[click.Option] = (
     field_option("seed", "Seed of weights and order of samples."),
+    field_option("order_seed", "Seed of the order alone.", unset="--seed"),
     *POLICY,
 )
 ROOT = folder_option("Folder of the stored runs.", "-o", "--output")

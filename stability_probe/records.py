@@ -90,6 +90,9 @@ class EpochRecord:
     """Measured at the end of the window, and wherever the schedule asks for it."""
     grad_component_variance_last: float | None = None
     """Of the last measured mini-batch."""
+    peak_memory_bytes: int | None = None
+    """Largest memory while training: allocated on a CUDA device, resident of the process on a
+    CPU; None where the system does not tell."""
     action: str = "hold"
     """What the schedule decided after this epoch: increase, rollback or hold."""
     next_batch_size: int = 0
@@ -148,6 +151,16 @@ class RunResult:
     @property
     def updates(self) -> int:
         return sum(e.updates for e in self.epochs)
+
+    @property
+    def samples(self) -> int:
+        return sum(e.samples for e in self.epochs)
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """Largest of the epochs that know theirs."""
+        known = [e.peak_memory_bytes for e in self.epochs if e.peak_memory_bytes is not None]
+        return max(known, default=None)
 
     @property
     def final_accuracy(self) -> float:

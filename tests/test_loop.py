@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from stability_probe import loop, metrics
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset, normalize
+from stability_probe.device import peak_memory, reset_peak_memory
 from stability_probe.errors import UsageError
 from stability_probe.loop import DivergedError, epoch_batches, evaluate, train
 from stability_probe.records import EpochRecord
@@ -40,7 +42,8 @@ def train_all(config: RunConfig, dataset: Dataset) -> list[EpochRecord]:
 
 def timeless(record: EpochRecord) -> EpochRecord:
     noise = dataclasses.replace(record.noise, time_s=0.0) if record.noise else None
-    return dataclasses.replace(record, time_s=0.0, cpu_s=0.0, eval_s=0.0, noise=noise)
+    told: dict[str, Any] = {"time_s": 0.0, "cpu_s": 0.0, "eval_s": 0.0, "peak_memory_bytes": None}
+    return dataclasses.replace(record, **told, noise=noise)
 
 
 @given(st.integers(2, 300), st.integers(2, 64), st.integers(0, 5))
@@ -235,3 +238,31 @@ def test_a_gpu_trains_the_same_curve() -> None:
     here = train_all(CONFIG, dataset)
     assert there[0].loss == pytest.approx(here[0].loss, rel=0.05)
     assert there[-1].test_accuracy == pytest.approx(here[-1].test_accuracy, abs=0.15)
+
+
+def test_another_order_of_samples_from_the_same_weights() -> None:
+    data = blobs()
+    config = with_fields(epochs=2, max_epochs=1)
+    other = dataclasses.replace(config, order_seed=7)
+    a, b = make_state(config, data), make_state(other, data)
+    weights = [p.clone() for p in a.model.parameters()]
+    assert all(torch.equal(p, q) for p, q in zip(weights, b.model.parameters(), strict=True))
+    assert [r.loss for r in train(a, data, config)] != [r.loss for r in train(b, data, other)]
+    same = dataclasses.replace(config, order_seed=config.seed)
+    (record,) = train(make_state(same, data), data, same)
+    assert timeless(record) == timeless(next(train(make_state(config, data), data, config)))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+def test_peak_memory_forgets_what_was_before_and_sees_what_came_after() -> None:
+    device, size = torch.device("cpu"), 300 * 2**20
+    big = torch.ones(size, dtype=torch.uint8)
+    assert (peak_memory(device) or 0) > size
+    del big
+    reset_peak_memory(device)
+    before = peak_memory(device)
+    assert before is not None
+    big = torch.ones(size, dtype=torch.uint8)
+    after = peak_memory(device)
+    assert after is not None
+    assert 0.9 * len(big) < after - before < 1.1 * len(big)

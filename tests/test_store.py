@@ -73,6 +73,7 @@ _BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     float: _FLOATS,
     str: st.text(),
     float | None: st.none() | _FLOATS,
+    int | None: st.none() | st.integers(0, 2**60),
 }
 
 
@@ -461,6 +462,7 @@ OTHER_VALUES: dict[str, Any] = {
     "window_epochs": 5,
     "max_epochs": 4,
     "seed": 1,
+    "order_seed": 7,
     "device": "cpu",
     "precision": "bfloat16",
     "optimizer": "adamw",
