@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,12 +27,17 @@ from stability_probe.options import (
     RUN,
     RUNS,
     SCHEDULE,
+    SCHEDULER_ARG,
+    SCHEDULERS,
     STORED,
     SWEEP,
     TRAINING,
     seeds_option,
 )
 from stability_probe.settings import make_config
+
+if TYPE_CHECKING:
+    from stability_probe.records import Study
 
 
 def print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
@@ -131,24 +136,91 @@ def validate(**options: Any) -> None:
         click.get_current_context().exit(1)
 
 
+@probe.command(params=[MODEL, *TRAINING, seeds_option("0,1,2"), SCHEDULERS, JOBS, ROOT, *COMMON])
+def compare(**options: Any) -> None:
+    """DEBA and its rivals on MODEL, in full runs.
+
+    Schedules, larger fixed batches, decaying rates and DEBA's controls, paired by seed. Stored
+    runs are not repeated.
+    """
+    config = make_config(options)
+    from stability_probe.compare import compare
+    from stability_probe.terminal import watching
+
+    with watching(options) as progress:
+        study = compare(
+            config,
+            seeds=options["seeds"],
+            root=Path(options["output"]),
+            schedulers=options["schedulers"],
+            jobs=options["jobs"],
+            progress=progress,
+        )
+    _show_study("comparison", study, options)
+
+
+@probe.command(params=[MODEL, *TRAINING, seeds_option("0,1,2"), SCHEDULER_ARG, JOBS, ROOT, *COMMON])
+def ablate(**options: Any) -> None:
+    """What each part of DEBA is worth on MODEL, in full runs.
+
+    Window, cooldown, thresholds and rate rule, changed one at a time. Stored runs are not
+    repeated.
+    """
+    config = make_config(options)
+    from stability_probe.ablate import ablate
+    from stability_probe.terminal import watching
+
+    with watching(options) as progress:
+        study = ablate(
+            config,
+            seeds=options["seeds"],
+            root=Path(options["output"]),
+            jobs=options["jobs"],
+            progress=progress,
+        )
+    _show_study("ablation", study, options)
+
+
+def _show_study(kind: str, study: Study, options: dict[str, Any]) -> None:
+    """Printed first: a disk that is full by now does not take the answer with it."""
+    from stability_probe import plots, study_summary
+    from stability_probe.store import Store
+    from stability_probe.terminal import print_result
+
+    print_result(
+        options["json"],
+        lambda: study_summary.study_json(study),
+        lambda: study_summary.study_table(study),
+    )
+    path = Store(Path(options["output"])).save_study(kind, study)
+    (figure,) = plots.write_study_plots(study, path.parent, name=path.stem)
+    if not options["quiet"] and not options["json"]:
+        click.echo(f"kept in {path}, drawn in {figure}", err=True)
+
+
 @probe.command(params=[STORED, *PLOT, *COMMON])
 def plot(**options: Any) -> None:
     """Draw a stored run, or a characterization from its file.
 
     The run is looked for in --runs, then in -o.
     """
-    from stability_probe.plots import write_characterization_plots, write_run_plots
-    from stability_probe.records import Characterization
+    from stability_probe.plots import (
+        write_characterization_plots,
+        write_run_plots,
+        write_study_plots,
+    )
+    from stability_probe.records import Characterization, RunResult
     from stability_probe.stored import load_stored
     from stability_probe.terminal import print_result
 
     figures, form = Path(options["figures"]), options["format"]
     drawn = load_stored(options["stored"], Path(options["output"]), figures)
-    files = (
-        write_characterization_plots(drawn, figures, form)
-        if isinstance(drawn, Characterization)
-        else write_run_plots(drawn, figures, form)
-    )
+    if isinstance(drawn, RunResult):
+        files = write_run_plots(drawn, figures, form)
+    elif isinstance(drawn, Characterization):
+        files = write_characterization_plots(drawn, figures, form)
+    else:
+        files = write_study_plots(drawn, figures, form)
     names = [str(file) for file in files]
     print_result(
         options["json"], lambda: {"schema_version": 1, "files": names}, lambda: "\n".join(names)

@@ -16,7 +16,6 @@ from predictor.features import family
 from stability_probe import metrics
 from stability_probe.errors import MissingError
 from stability_probe.records import (
-    Comparison,
     RunResult,
     StabilityMetrics,
     ThroughputCurve,
@@ -88,7 +87,7 @@ class CorpusRow:
 
     @property
     def time_saved_pct(self) -> float:
-        """As measured: CPU seconds on a CPU, wall clock elsewhere, as `compare` does."""
+        """As measured: CPU seconds on a CPU, wall clock elsewhere, as `compare_runs` does."""
         if self.device == "cpu":
             return metrics.saved_pct(sum(self.adaptive_cpu_s), sum(self.fixed_cpu_s))
         return metrics.saved_pct(self.adaptive_wall_s, self.fixed_wall_s)
@@ -101,31 +100,6 @@ class CorpusRow:
     @property
     def benefit_class(self) -> str:
         return metrics.benefit_class(self.time_saved_pct, self.accuracy_delta_pp)
-
-
-def compare(fixed: RunResult, adaptive: RunResult) -> Comparison:
-    """The paired outcome of two finished runs; CPU seconds on a CPU, wall clock elsewhere.
-
-    On a shared CPU the wall clock measures the neighbours.
-    """
-    clock = "cpu_s" if fixed.device == "cpu" else "time_s"
-    target = fixed.final_accuracy - metrics.TARGET_MARGIN_PP / 100
-    to_target = [
-        metrics.time_to_target_s(
-            [e.test_accuracy for e in run.epochs], [getattr(e, clock) for e in run.epochs], target
-        )
-        for run in (adaptive, fixed)
-    ]
-    time_saved = metrics.saved_pct(getattr(adaptive, clock), getattr(fixed, clock))
-    delta = metrics.accuracy_delta_pp(adaptive.final_accuracy, fixed.final_accuracy)
-    return Comparison(
-        seed=fixed.config["seed"],
-        time_saved_pct=time_saved,
-        accuracy_delta_pp=delta,
-        updates_saved_pct=metrics.saved_pct(adaptive.updates, fixed.updates),
-        time_to_target_saved_pct=metrics.saved_pct(*to_target),
-        benefit_class=metrics.benefit_class(time_saved, delta),
-    )
 
 
 def make_row(

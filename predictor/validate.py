@@ -7,10 +7,10 @@ import math
 from collections.abc import Sequence
 
 from predictor import predict
-from predictor.corpus import compare
 from stability_probe import metrics
 from stability_probe.config import RunConfig
 from stability_probe.errors import RunError
+from stability_probe.paired import compare_runs
 from stability_probe.probe import characterize
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import Comparison, Prediction, RunResult, Validation
@@ -44,7 +44,7 @@ def validate(
             fixed, scheduler=scheduler, scheduler_args=config.scheduler_args
         )
         pairs.append(
-            compare(
+            compare_runs(
                 _finished(run(fixed, store, progress)), _finished(run(adaptive, store, progress))
             )
         )

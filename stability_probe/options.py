@@ -12,6 +12,7 @@ from stability_probe.settings import (
     FIELD_OF_FLAG,
     FIELDS,
     KeyValue,
+    Names,
     Seeds,
     as_mapping,
     load_settings,
@@ -78,6 +79,13 @@ TRAINING: Sequence[click.Option] = (
     field_option("channels_last", "Memory format; auto measures, then chooses."),
     field_option("threads", "CPU threads.", unset="torch's choice"),
 )
+SCHEDULER_ARG = click.Option(
+    ["--scheduler-arg"],
+    type=KeyValue(),
+    multiple=True,
+    callback=as_mapping,
+    help="Argument of the schedule, the value as JSON; repeatable.",
+)
 POLICY: Sequence[click.Option] = (
     click.Option(
         ["--scheduler"],
@@ -87,13 +95,7 @@ POLICY: Sequence[click.Option] = (
         help="Batch schedule: fixed, deba, timed, adabatch, noise_scale, norm_test, replay, random "
         "or package.module:callable.",
     ),
-    click.Option(
-        ["--scheduler-arg"],
-        type=KeyValue(),
-        multiple=True,
-        callback=as_mapping,
-        help="Argument of the schedule, the value as JSON; repeatable.",
-    ),
+    SCHEDULER_ARG,
 )
 SCHEDULE: Sequence[click.Option] = (
     field_option("seed", "Seed of weights and order of samples."),
@@ -133,6 +135,13 @@ JOBS = click.Option(
     default=1,
     show_default=True,
     help="Runs at a time, each a process of its own.",
+)
+SCHEDULERS = click.Option(
+    ["--schedulers"],
+    type=Names(),
+    default="deba,timed,adabatch,noise_scale,norm_test",
+    show_default=True,
+    help="Batch schedules to compare, by commas; package.module:callable for your own.",
 )
 CORPUS_OUT = click.Option(
     ["-o", "--output", "corpus"],

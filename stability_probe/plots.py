@@ -27,6 +27,7 @@ from stability_probe.records import (
     EpochRecord,
     MeanStd,
     RunResult,
+    Study,
     ThroughputCurve,
     Validation,
 )
@@ -173,6 +174,42 @@ def draw_validation(ax: Axes, validation: Validation) -> None:
     ax.set_title(f"predicted {p.verdict} ({level}), measured {validation.benefit_class}")
 
 
+ROLE_LOOKS = {
+    "reference": ("*", PALETTE[6]),
+    "noise": ("*", "0.6"),
+    "fixed": ("s", PALETTE[0]),
+    "decay": ("D", PALETTE[4]),
+    "schedule": ("o", PALETTE[1]),
+    "control": ("^", PALETTE[3]),
+}
+
+
+def draw_study(ax: Axes, study: Study) -> None:
+    """Final accuracy against training time, a point an arm, bars of one standard deviation."""
+    done = [(arm, arm.time_s, arm.accuracy) for arm in study.arms]
+    for role, (marker, color) in ROLE_LOOKS.items():
+        points = [(t, a) for arm, t, a in done if arm.role == role and t and a]
+        if not points:
+            continue
+        ax.errorbar(
+            [t.mean for t, _ in points],
+            [100 * a.mean for _, a in points],
+            xerr=[t.std or 0.0 for t, _ in points],
+            yerr=[100 * (a.std or 0.0) for _, a in points],
+            fmt=marker,
+            color=color,
+            markersize=9 if marker == "*" else 6,
+            elinewidth=0.8,
+            label=role,
+        )
+    _label_apart(ax, [(arm.name, t.mean, 100 * a.mean) for arm, t, a in done if t and a])
+    clock = "CPU seconds" if study.clock == "cpu_s" else "seconds"
+    ax.set(xlabel=f"training time ({clock})", ylabel="final test accuracy (%)")
+    ax.set_title("Accuracy against time, mean ± SD over seeds")
+    ax.grid(alpha=0.25)
+    ax.legend(fontsize="small")
+
+
 EPOCH_FIGURES = (draw_norms, draw_component_variance, draw_variation, draw_loss, draw_accuracy)
 
 
@@ -202,6 +239,14 @@ def write_validation_plots(v: Validation, out: Path, fmt: str = "png") -> list[P
     return _write_figure(panels, title, out, f"{model}-{data}-validation", fmt)
 
 
+def write_study_plots(study: Study, out: Path, fmt: str = "png", name: str = "") -> list[Path]:
+    """Write `<name>.<fmt>` in folder `out`, by default `<model>-<data>-study`: all arms."""
+    model, data = study.config["model"], study.config["data"]
+    title = f"{model} on {data}, {study.environment.get('device_name', '')}"
+    panels: Panels = [partial(draw_study, study=study)]
+    return _write_figure(panels, title, out, name or f"{model}-{data}-study", fmt, scale=1.6)
+
+
 def _draw_fields(ax: Axes, records: Windows, seeds: Sequence[int] = (), **fields: str) -> None:
     """A line a seed and field (name=label). The second field is dashed; colour and marker tell
     seeds apart, or the fields of a single run."""
@@ -226,6 +271,28 @@ def _draw_fields(ax: Axes, records: Windows, seeds: Sequence[int] = (), **fields
     ax.set(xlabel="epoch", xlim=(min(numbers) - 0.5, max(numbers) + 0.5))
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     ax.grid(alpha=0.25)
+
+
+def _label_apart(ax: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+    """A label at each point, moved up or down until it covers none that is there already."""
+    ax.autoscale_view()
+    to_pixels = ax.transData
+    taken: list[tuple[float, float, float]] = []
+    height = 0.14 * ax.figure.dpi
+    for name, x, y in sorted(points, key=lambda p: (p[2], p[1])):
+        left, bottom = to_pixels.transform((x, y))
+        width = 0.062 * ax.figure.dpi * len(name)
+        # Steps of half a line, near ones first, above before below.
+        for step in sorted(range(-40, 41), key=lambda s: (abs(s), -s)):
+            level = bottom + step * height / 2
+            if all(
+                abs(level - other) >= height or left + width < start or left > end
+                for start, end, other in taken
+            ):
+                break
+        taken.append((left, left + width, level))
+        up = (level - bottom) / ax.figure.dpi * 72 + 3
+        ax.annotate(name, (x, y), (6, up), textcoords="offset points", size=7)
 
 
 def _scale_log2(axis: Axis, sizes: Sequence[int]) -> None:
@@ -259,12 +326,15 @@ def _draw_outcome(
     ax.errorbar([x + 0.2], [mean.mean], [mean.std or 0.0], fmt="sk", label="mean ± SD")
 
 
-def _write_figure(panels: Panels, title: str, out: Path, name: str, fmt: str) -> list[Path]:
+def _write_figure(
+    panels: Panels, title: str, out: Path, name: str, fmt: str, scale: float = 1.0
+) -> list[Path]:
     """All of a file or nothing. Raises `UsageError` for a format, `RunError` for the disk."""
     if fmt not in FORMATS:
         raise UsageError(f"unknown plot format {fmt!r}; use one of {', '.join(FORMATS)}")
     rows, columns = math.ceil(len(panels) / 3), min(3, len(panels))
-    fig = Figure(figsize=(4.4 * columns + 1, 3.6 * rows + 1), dpi=120)
+    size = (scale * (4.4 * columns + 1), scale * (3.6 * rows + 1))
+    fig = Figure(figsize=size, dpi=120)
     fig.set_layout_engine("constrained", w_pad=0.12, h_pad=0.08)
     for draw, ax in zip(panels, fig.subplots(rows, columns, squeeze=False).flat, strict=True):
         draw(ax)

@@ -282,6 +282,94 @@ class Comparison:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One arm of a study against another, paired by seed."""
+
+    values: tuple[float, ...]
+    """One a seed."""
+    mean: float
+    std: float | None
+    """Sample standard deviation over seeds; None for a single one."""
+    p_value: float | None
+    """Of a paired t-test, corrected for the number of comparisons; None for a single seed."""
+    larger_than_noise: bool
+    """The test rejects, and the mean exceeds what another order of samples alone does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmOutcome:
+    """What one arm of a study did over all seeds, and how it differs from the reference."""
+
+    name: str
+    role: str
+    """reference, noise, fixed, decay, schedule or control."""
+    run_ids: tuple[str, ...]
+    """One a seed."""
+    status: str
+    """finished, diverged (in some seed) or failed (a run is missing)."""
+    time_s: MeanStd | None
+    """On the clock of the study; this and what follows is None unless the arm is finished."""
+    accuracy: MeanStd | None
+    """Final test accuracy, a fraction."""
+    updates: float | None
+    samples: float | None
+    mean_batch_size: float | None
+    """Over the epochs."""
+    peak_memory_bytes: int | None
+    """Largest of the seeds; None where runs did not record it."""
+    time_to_target_s: tuple[float | None, ...]
+    """One a seed: until the reference's final accuracy minus 0.5 pp; None on a miss."""
+    time_saved_pct: Difference | None
+    accuracy_delta_pp: Difference | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """Two arms of a study set against each other: what one has that the other has not."""
+
+    name: str
+    arm: str
+    against: str
+    time_saved_pct: Difference
+    accuracy_delta_pp: Difference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A claim of the paper, judged by a study."""
+
+    text: str
+    verdict: str
+    """held, not held or not decided."""
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Several arms of full runs on one model, paired by seed."""
+
+    config: Mapping[str, Any]
+    """Of the reference, with the first seed."""
+    seeds: tuple[int, ...]
+    reference: str
+    """Name of the arm that all others are compared with."""
+    clock: str
+    """cpu_s or time_s: which seconds the study compares."""
+    environment: Mapping[str, str]
+    noise_time_pct: float | None
+    """Largest difference in time of an A/A pair; None where none was run."""
+    noise_accuracy_pp: float | None
+    detectable_sd: float | None
+    """A mean difference below this many of its standard deviations cannot pass the test; None
+    for a single seed, where nothing can."""
+    arms: tuple[ArmOutcome, ...]
+    contrasts: tuple[Contrast, ...]
+    claims: tuple[Claim, ...]
+    advice: str
+    """What to do, in a sentence or two."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Validation:
     """A prediction beside what full runs measured."""
 
@@ -340,6 +428,14 @@ _NESTED_FIELDS: dict[type, dict[str, type]] = {
         "time_saved_pct": MeanStd,
         "accuracy_delta_pp": MeanStd,
     },
+    ArmOutcome: {
+        "time_s": MeanStd,
+        "accuracy": MeanStd,
+        "time_saved_pct": Difference,
+        "accuracy_delta_pp": Difference,
+    },
+    Contrast: {"time_saved_pct": Difference, "accuracy_delta_pp": Difference},
+    Study: {"arms": ArmOutcome, "contrasts": Contrast, "claims": Claim},
     Characterization: {
         "metrics": StabilityMetrics,
         "windows": EpochRecord,

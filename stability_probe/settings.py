@@ -52,6 +52,21 @@ class Seeds(click.ParamType[tuple[int, ...]]):
         return range(int(match[1]), int(match[2] or match[1]) + 1)
 
 
+class Names(click.ParamType[tuple[str, ...]]):
+    """``deba,timed``, as a tuple of different names."""
+
+    name = "names"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        words = value.split(",") if isinstance(value, str) else map(str, _as_sequence(value))
+        names = tuple(word.strip() for word in words)
+        if not all(names) or len(set(names)) < len(names):
+            self.fail(f"{value!r} is no list of different names, such as deba,timed", param, ctx)
+        return names
+
+
 class KeyValue(click.ParamType[tuple[str, Any]]):
     """``name=value``, the value read as JSON where it is JSON, else as text."""
 
@@ -150,6 +165,9 @@ def _checked(where: str, value: Any, option: click.Option) -> Any:
     elif isinstance(option.type, Seeds):
         fits = integer or isinstance(value, str) or _all(value, int)
         wanted = 'a list such as [0, 1, 2], or a text such as "0-4"'
+    elif isinstance(option.type, Names):
+        fits = isinstance(value, str) or _all(value, str)
+        wanted = 'a list such as ["deba", "timed"], or a text such as "deba,timed"'
     elif option.is_flag:
         fits, wanted = isinstance(value, bool), "true or false"
     elif isinstance(option.type, click.types.IntParamType):

@@ -26,6 +26,7 @@ from stability_probe.records import (
     EpochRecord,
     Prediction,
     RunResult,
+    Study,
     from_plain,
     to_plain,
 )
@@ -113,13 +114,20 @@ class Store:
 
     def save_characterization(self, c: Characterization, prediction: Prediction) -> Path:
         """Keep a characterization beside the runs; an earlier one is never overwritten."""
-        folder = self.root / "characterizations"
-        folder.mkdir(parents=True, exist_ok=True)
         name = RunConfig.from_dict(c.config).run_id()
-        number = 1
-        while (path := folder / f"{name}-{number}.json").exists():
-            number += 1
         content = {"characterization": to_plain(c), "prediction": to_plain(prediction)}
+        return self._save("characterizations", name, content)
+
+    def save_study(self, kind: str, study: Study) -> Path:
+        """Keep a comparison or an ablation; an earlier one is never overwritten."""
+        name = f"{RunConfig.from_dict(study.config).run_id()}-{kind}"
+        return self._save("studies", name, {"study": to_plain(study)})
+
+    def _save(self, folder: str, name: str, content: dict[str, Any]) -> Path:
+        (self.root / folder).mkdir(parents=True, exist_ok=True)
+        number = 1
+        while (path := self.root / folder / f"{name}-{number}.json").exists():
+            number += 1
         write_text(path, json.dumps(content, allow_nan=False))
         return path
 
@@ -202,6 +210,17 @@ def read_characterization(path: Path) -> tuple[Characterization, Prediction]:
     except (AttributeError, KeyError, TypeError) as error:
         raise MissingError(
             f"{path} holds no characterization ({error}); use a file that probe characterize stored"
+        ) from error
+
+
+def read_study(path: Path) -> Study:
+    """What `Store.save_study` wrote. Raises `MissingError` for anything else."""
+    content = read_json(path)
+    try:
+        return from_plain(Study, content["study"])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise MissingError(
+            f"{path} holds no study ({error}); use a file that probe compare stored"
         ) from error
 
 

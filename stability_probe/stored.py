@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 
 from stability_probe.errors import MissingError, UsageError
-from stability_probe.records import Characterization, RunResult, from_plain
-from stability_probe.store import Store, read_characterization, read_json
+from stability_probe.records import Characterization, RunResult, Study, from_plain
+from stability_probe.store import Store, read_characterization, read_json, read_study
 
 
 def load_run(name: str, root: Path) -> RunResult:
@@ -16,13 +16,14 @@ def load_run(name: str, root: Path) -> RunResult:
     Raises `UsageError` for what is no run or has no epoch yet, `MissingError` for damaged files.
     """
     found = load_stored(name, root, root)
-    if isinstance(found, Characterization):
-        raise UsageError(f"{name} is a characterization; use a RUN_ID, see probe runs")
+    if not isinstance(found, RunResult):
+        kind = type(found).__name__.lower()
+        raise UsageError(f"{name} is a {kind}, not a run; use a RUN_ID, see probe runs")
     return found
 
 
-def load_stored(name: str, root: Path, figures: Path) -> RunResult | Characterization:
-    """What `plot` draws: a run by its name or folder, or a JSON file of a run or probe."""
+def load_stored(name: str, root: Path, figures: Path) -> RunResult | Characterization | Study:
+    """What `plot` draws: a run by its name or folder, or a JSON file of a run, probe or study."""
     path = Path(name)
     if path.suffix != ".json":
         if (path / "config.json").is_file():
@@ -36,6 +37,8 @@ def load_stored(name: str, root: Path, figures: Path) -> RunResult | Characteriz
     values = read_json(path)
     if "characterization" in values:
         return read_characterization(path)[0]
+    if "study" in values:
+        return read_study(path)
     # What `run --json` printed is a result with more to it.
     known = {field.name for field in dataclasses.fields(RunResult)}
     try:

@@ -127,15 +127,27 @@ def run_sweep(
     """
     progress = progress or Quiet()
     curves = measure_curves(configs, root, progress)
-    configs = [with_memory_format(c, curves[curve_path(root, c)].memory_format) for c in configs]
+    resolved = [with_memory_format(c, curves[curve_path(root, c)].memory_format) for c in configs]
+    return run_all(resolved, root, jobs, progress)
+
+
+def run_all(
+    configs: Sequence[RunConfig], root: Path, jobs: int, progress: Progress | None = None
+) -> list[str]:
+    """As `run_sweep`, for configs whose memory format is decided."""
+    progress = progress or Quiet()
     progress.start("runs", len(configs))
     failed = []
     with ThreadPoolExecutor(jobs) as pool:
-        codes = pool.map(lambda config: _run_in_process(config, root), configs)
-        for config, code in zip(configs, codes, strict=True):
-            progress.step(f"{config.run_id()} {'done' if code == 0 else 'failed'}")
-            if code != 0:
-                failed.append(config.run_id())
+        try:
+            codes = pool.map(lambda config: _run_in_process(config, root), configs)
+            for config, code in zip(configs, codes, strict=True):
+                progress.step(f"{config.run_id()} {'done' if code == 0 else 'failed'}")
+                if code != 0:
+                    failed.append(config.run_id())
+        except BaseException:  # an interrupt: the runs under way end by themselves, no other starts
+            pool.shutdown(cancel_futures=True)
+            raise
     return failed
 
 

@@ -568,7 +568,8 @@ def drawn(fake: Callable[..., None]) -> list[tuple[Any, Path, str]]:
         calls.append((what, out, fmt))
         return [out / f"a.{fmt}"]
 
-    fake("stability_probe.plots", write_run_plots=write, write_characterization_plots=write)
+    writers = ("write_run_plots", "write_characterization_plots", "write_study_plots")
+    fake("stability_probe.plots", **dict.fromkeys(writers, write))
     return calls
 
 
@@ -638,7 +639,7 @@ def test_explain_and_replay_policy_of_what_cannot_be(fake: Callable[..., None]) 
     held = make_characterization(RunConfig(model="m"))
     held = dataclasses.replace(held, windows=((epoch, epoch),))
     path = Store(Path("probe-runs")).save_characterization(held, make_prediction())
-    fails(invoke("explain", str(path)), 2, "is a characterization; use a RUN_ID")
+    fails(invoke("explain", str(path)), 2, "is a characterization, not a run; use a RUN_ID")
 
 
 # --- real processes

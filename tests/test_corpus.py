@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from predictor.corpus import (
     CorpusRow,
-    compare,
     corpus_path,
     families,
     format_corpus,
@@ -24,6 +23,7 @@ from predictor.corpus import (
     make_row,
 )
 from stability_probe.errors import MissingError
+from stability_probe.paired import compare_runs
 from tests.predictor_factories import CURVE, make_corpus_row, make_run, outcome
 
 # What a cell of a text file can hold: no line ends, no lone surrogates.
@@ -233,30 +233,6 @@ def make_pair(device: str = "cpu", last: float = 0.81) -> tuple[Any, Any]:
     return fixed, adaptive
 
 
-def test_cpu_runs_are_compared_in_cpu_seconds() -> None:
-    got = compare(*make_pair())
-    assert got.seed == 3
-    assert got.time_saved_pct == pytest.approx(100 * (1 - 7 / 10))
-    assert got.accuracy_delta_pp == pytest.approx(1.0)
-    assert got.updates_saved_pct == pytest.approx(100 * (1 - 165 / 240))
-    # target 0.795: the fixed run passes it after 2 + 2 + 3 s, the adaptive one at its end
-    assert got.time_to_target_saved_pct == pytest.approx(0.0)
-    assert got.benefit_class == "benefits"
-
-
-def test_other_devices_are_compared_by_the_wall_clock() -> None:
-    got = compare(*make_pair(device="cuda:0"))
-    assert got.time_saved_pct == pytest.approx(100 * (1 - 9 / 10))
-    assert got.time_to_target_saved_pct == pytest.approx(100 * (1 - 9 / 7.5))
-
-
-def test_the_target_is_half_a_point_below_and_a_miss_is_infinite() -> None:
-    assert math.isfinite(compare(*make_pair(last=0.7951)).time_to_target_saved_pct)
-    missed = compare(*make_pair(last=0.7949))
-    assert missed.time_to_target_saved_pct == -math.inf
-    assert missed.benefit_class == "harms"
-
-
 def test_a_row_from_two_runs() -> None:
     fixed, adaptive = make_pair()
     row = make_row(fixed, adaptive, CURVE, normalization="batch", max_batch_size=128)
@@ -300,7 +276,7 @@ def test_a_diverged_run_makes_a_row_that_says_so(tmp_path: Path) -> None:
 def test_a_row_and_a_comparison_agree_on_the_outcome(device: str) -> None:
     fixed, adaptive = make_pair(device=device)
     row = make_row(fixed, adaptive, CURVE, normalization="batch", max_batch_size=128)
-    told = compare(fixed, adaptive)
+    told = compare_runs(fixed, adaptive)
     assert row.accuracy_delta_pp == pytest.approx(told.accuracy_delta_pp)
     assert row.time_saved_pct == pytest.approx(told.time_saved_pct)
     assert row.benefit_class == told.benefit_class

@@ -1,0 +1,175 @@
+"""What each part of DEBA is worth: one part changed at a time, paired by seed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stability_probe import metrics
+from stability_probe.config import RunConfig
+from stability_probe.errors import RunError
+from stability_probe.paired import mean_interval
+from stability_probe.progress import Progress, Quiet
+from stability_probe.records import ArmOutcome, Claim, RunResult, Study
+from stability_probe.schedulers.deba import thresholds_of
+from stability_probe.study import (
+    Arm,
+    Results,
+    concluded,
+    in_other_order,
+    make_arm,
+    make_study,
+    resolve_for_study,
+    run_arms,
+)
+
+REFERENCE = "deba"
+FIXED = "fixed"
+WHOLE_PROFILE = "thresholds: whole profile"
+EQUIVALENCE_LEVEL = 0.90
+"""Of the interval that must lie within the margin: two one-sided tests at 5 % each."""
+
+_VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("window 5", {"window": 5}),
+    ("window 30", {"window": 30}),
+    ("window: full history", {"window": None}),
+    ("cooldown 0", {"cooldown": 0}),
+    ("cooldown 1", {"cooldown": 1}),
+    ("cooldown 3", {"cooldown": 3}),
+    ("cooldown 10", {"cooldown": 10}),
+    ("window restarts", {"window_mode": "restart"}),
+    ("window rescales", {"window_mode": "rescale"}),
+    ("thresholds: 3 epochs", {"calibration_epochs": 3}),
+    ("thresholds: 5 epochs", {"calibration_epochs": 5}),
+    ("thresholds: 10 epochs", {"calibration_epochs": 10}),
+)
+"""(name, arguments of deba that differ). The reference has window 15, cooldown 5, carry."""
+
+CLAIMS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("a sliding window, not the full history, is essential", ("window: full history",)),
+    ("a cooldown of 5 or more epochs is essential", ("cooldown 0", "cooldown 1", "cooldown 3")),
+)
+"""(the paper's claim, arms that lack what it calls essential)."""
+
+
+def ablate(
+    config: RunConfig,
+    *,
+    seeds: Sequence[int],
+    root: Path,
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> Study:
+    """Run DEBA with one part changed at a time; stored runs are not repeated.
+
+    `config.scheduler_args` are arguments of DEBA that all arms share. Raises `RunError` when the
+    fixed run or DEBA itself did not finish.
+    """
+    progress = progress or Quiet()
+    plain = dataclasses.replace(config, scheduler="fixed", scheduler_args={})
+    config = dataclasses.replace(
+        resolve_for_study(plain, root, progress),
+        scheduler="deba",
+        scheduler_args=config.scheduler_args,
+    )
+    arms = independent_arms(config, seeds)
+    results = dict(run_arms(arms, root, jobs, progress))
+    profile = profile_arm(arms, results)
+    results.update(run_arms([profile], root, jobs, progress))
+    return ablation_study([*arms, profile], results)
+
+
+def ablation_study(arms: Sequence[Arm], results: Results) -> Study:
+    """The finished arms side by side, with the paper's claims judged."""
+    study = make_study(arms, results, reference=REFERENCE)
+    claims = [judge(study, text, names) for text, names in CLAIMS]
+    told = "; ".join(f"{c.text}: {c.verdict}" for c in claims)
+    return concluded(study, f"{told[0].upper()}{told[1:]}.", claims)
+
+
+def independent_arms(config: RunConfig, seeds: Sequence[int]) -> list[Arm]:
+    """DEBA as in `config`, the fixed run, and every variant that needs no other arm's result."""
+    fixed = dataclasses.replace(config, scheduler="fixed", scheduler_args={})
+    shared = dict(config.scheduler_args)
+
+    arms = [
+        make_arm(REFERENCE, "reference", config, seeds),
+        in_other_order("deba, other order", config, seeds),
+        make_arm(FIXED, "fixed", fixed, seeds),
+    ]
+    for name, changes in _VARIANTS:
+        arms.append(make_arm(name, "schedule", config, seeds, scheduler_args={**shared, **changes}))
+    if config.optimizer == "sgd" and config.lr_rule == "none":
+        arms.append(make_arm("rate: linear rule", "schedule", config, seeds, lr_rule="linear"))
+    return arms
+
+
+def profile_arm(arms: Sequence[Arm], results: Results) -> Arm:
+    """DEBA with thresholds from the whole fixed run of its seed, as the paper calibrates them."""
+    by_name = {arm.name: arm for arm in arms}
+    runs = by_name[FIXED].results(results)
+    if runs is None or any(r.status != "finished" for r in runs):
+        raise RunError("fixed did not finish for every seed; see probe runs, or lower --lr")
+    configs = tuple(
+        _with_profile(config, run)
+        for config, run in zip(by_name[REFERENCE].configs, runs, strict=True)
+    )
+    return Arm(name=WHOLE_PROFILE, role="schedule", configs=configs)
+
+
+def _with_profile(config: RunConfig, fixed: RunResult) -> RunConfig:
+    chosen = {
+        name: config.scheduler_args[name]
+        for name in ("threshold_quantile", "tolerance")
+        if name in config.scheduler_args
+    }
+    arguments = {**config.scheduler_args, "thresholds": thresholds_of(fixed.epochs, **chosen)}
+    return dataclasses.replace(config, scheduler_args=arguments)
+
+
+def judge(study: Study, text: str, without: Sequence[str]) -> Claim:
+    """Whether the arms that lack a part are worse than the reference, which has it.
+
+    *held*: some lose time or accuracy beyond the noise and by more than the margin of a benefit,
+    and none gains so. *not held*: the intervals of all, for time and accuracy, stay on the near
+    side of the margin (two one-sided tests). *not decided* otherwise.
+    """
+    arms = [arm for arm in study.arms if arm.name in without]
+    if any(arm.status != "finished" for arm in arms):
+        lost = ", ".join(arm.name for arm in arms if arm.status != "finished")
+        return Claim(text=text, verdict="not decided", reason=f"{lost} did not finish")
+    told = "; ".join(_words(arm) for arm in arms)
+    worse = [arm for arm in arms if _beyond(arm, -1)]
+    better = [arm for arm in arms if _beyond(arm, +1)]
+    if worse and not better:
+        verdict = "held"
+    elif all(_not_worse(arm) for arm in arms):
+        verdict = "not held"
+    else:
+        verdict = "not decided"
+    return Claim(text=text, verdict=verdict, reason=told)
+
+
+def _sides(arm: ArmOutcome) -> list[tuple[Any, float]]:
+    return [
+        (arm.time_saved_pct, metrics.MIN_TIME_SAVED_PCT),
+        (arm.accuracy_delta_pp, metrics.MAX_ACCURACY_LOSS_PP),
+    ]
+
+
+def _beyond(arm: ArmOutcome, sign: int) -> bool:
+    return any(d.larger_than_noise and sign * d.mean > margin for d, margin in _sides(arm))
+
+
+def _not_worse(arm: ArmOutcome) -> bool:
+    return all(mean_interval(d.values, EQUIVALENCE_LEVEL)[0] > -margin for d, margin in _sides(arm))
+
+
+def _words(arm: ArmOutcome) -> str:
+    parts = []
+    for (difference, _), unit in zip(_sides(arm), ("% time", "points"), strict=True):
+        low, high = mean_interval(difference.values, EQUIVALENCE_LEVEL)
+        parts.append(f"{difference.mean:+.1f} {unit} ({low:+.1f} to {high:+.1f})")
+    return f"{arm.name}: {', '.join(parts)}"

@@ -1,0 +1,254 @@
+"""A batch schedule against everything a user would pick instead, paired by seed.
+
+Beside the schedules run the controls without which their gain means nothing: larger fixed
+batches, decaying rates (a growing batch anneals as they do), the same run with another order of
+samples (the noise floor), and for DEBA its batch sequence without its signals.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stability_probe import metrics
+from stability_probe.config import RunConfig
+from stability_probe.datasets import Dataset
+from stability_probe.errors import UsageError
+from stability_probe.optim import scale_lr
+from stability_probe.progress import Progress, Quiet
+from stability_probe.records import ArmOutcome, Contrast, RunResult, Study
+from stability_probe.run import load_run_data
+from stability_probe.schedulers import make_scheduler
+from stability_probe.schedulers.base import GRID
+from stability_probe.study import (
+    Arm,
+    Results,
+    concluded,
+    in_other_order,
+    make_arm,
+    make_study,
+    resolve_for_study,
+    run_arms,
+)
+
+RIVALS = ("deba", "timed", "adabatch", "noise_scale", "norm_test")
+"""Schedules that are compared where none are named."""
+MULTIPLES = (2, 4, 8)
+"""Of the initial batch: the larger fixed batches."""
+FIXED = "fixed"
+AGAIN = "fixed, other order"
+REPLAYED = "deba replayed"
+SCATTERED = "deba at random"
+AVERAGE = "deba's average"
+CONTRASTS = (
+    ("its batch sequence, replayed", "deba", REPLAYED),
+    ("the same changes at random epochs", "deba", SCATTERED),
+    ("growth at fixed times", "deba", "timed"),
+    ("a fixed batch of its average", "deba", AVERAGE),
+    ("a fixed batch with a cosine rate", "deba", "cosine"),
+    ("a fixed batch with a step rate", "deba", "step"),
+)
+"""(what DEBA is set against, arm, against)."""
+_RATE_RULE = {"sgd": "linear", "adamw": "sqrt"}
+
+
+def compare(
+    config: RunConfig,
+    *,
+    seeds: Sequence[int],
+    root: Path,
+    schedulers: Sequence[str] = RIVALS,
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> Study:
+    """Run every arm for every seed, then set them side by side; stored runs are not repeated.
+
+    Raises `UsageError` for an unknown schedule, `RunError` when the fixed run did not finish.
+    """
+    progress = progress or Quiet()
+    dataset = load_run_data(config)
+    check_schedulers(config, schedulers, dataset)
+    config = resolve_for_study(config, root, progress)
+    arms = independent_arms(config, seeds, schedulers, len(dataset.train_labels))
+    results = dict(run_arms(arms, root, jobs, progress))
+    controls = deba_controls(arms, results)
+    results.update(run_arms(controls, root, jobs, progress))
+    return compare_study([*arms, *controls], results)
+
+
+def compare_study(arms: Sequence[Arm], results: Results) -> Study:
+    """The finished arms side by side, with the advice that follows."""
+    study = make_study(arms, results, reference=FIXED, contrasts=CONTRASTS)
+    return concluded(study, advise(study))
+
+
+def check_schedulers(config: RunConfig, schedulers: Sequence[str], dataset: Dataset) -> None:
+    """Raises `UsageError` for a schedule that cannot be made, before anything is trained."""
+    for name in schedulers:
+        if name in ("fixed", "replay", "random"):
+            raise UsageError(f"{name} is always compared; use {', '.join(RIVALS)} or your own")
+        make_scheduler(dataclasses.replace(config, scheduler=name), len(dataset.train_labels))
+
+
+def independent_arms(
+    config: RunConfig, seeds: Sequence[int], schedulers: Sequence[str], num_train: int
+) -> list[Arm]:
+    """All arms that need no other arm's result. A batch larger than the data is left out."""
+    arms = [
+        make_arm(FIXED, "reference", config, seeds),
+        in_other_order(AGAIN, config, seeds),
+    ]
+    for name in schedulers:
+        arms.append(make_arm(name, "schedule", config, seeds, scheduler=name))
+    for k in MULTIPLES:
+        size = k * config.batch_size
+        if size > num_train:
+            continue
+        for told, rule in (("", "none"), (", rate x{:g}", _RATE_RULE[config.optimizer])):
+            factor = scale_lr(rule, config.optimizer, k)
+            name = f"fixed x{k}{told.format(factor)}"
+            largest = max(size, config.max_batch_size) if config.max_batch_size else None
+            changes = {"batch_size": size, "lr": config.lr * factor, "max_batch_size": largest}
+            arms.append(make_arm(name, "fixed", config, seeds, **changes))
+    for schedule in ("cosine", "step"):
+        if schedule != config.lr_schedule:
+            arms.append(make_arm(schedule, "decay", config, seeds, lr_schedule=schedule))
+    return arms
+
+
+def deba_controls(arms: Sequence[Arm], results: Results) -> list[Arm]:
+    """DEBA's batch sequence without its signals; nothing where DEBA did not finish.
+
+    A seed replays the sequence of the next one: with its own it would repeat the run bit for
+    bit. So a single seed has no replay.
+    """
+    by_name = {arm.name: arm for arm in arms}
+    runs = by_name["deba"].results(results) if "deba" in by_name else None
+    if runs is None or any(r.status != "finished" for r in runs):
+        return []
+    fixed = by_name[FIXED].configs
+    sequences = [list(r.batch_sizes) for r in runs]
+    shifted = sequences[1:] + sequences[:1]
+    controls = []
+    if len(runs) > 1:
+        controls.append(_sequence_arm(REPLAYED, "replay", fixed, shifted))
+    controls.append(_sequence_arm(SCATTERED, "random", fixed, sequences))
+    averages = tuple(_at_average(c, r) for c, r in zip(fixed, runs, strict=True))
+    return [*controls, Arm(name=AVERAGE, role="control", configs=averages)]
+
+
+def _sequence_arm(
+    name: str, scheduler: str, fixed: Sequence[RunConfig], sequences: Sequence[list[int]]
+) -> Arm:
+    configs = tuple(
+        RunConfig.from_dict(
+            {
+                **config.to_dict(),
+                "scheduler": scheduler,
+                "scheduler_args": {"batch_sizes": sequence},
+            }
+        )
+        for config, sequence in zip(fixed, sequences, strict=True)
+    )
+    return Arm(name=name, role="control", configs=configs)
+
+
+def _at_average(config: RunConfig, adaptive: RunResult) -> RunConfig:
+    """A fixed batch of the size that `adaptive` had on average over its epochs."""
+    average = float(np.mean(adaptive.batch_sizes))
+    size = max(config.batch_size, math.floor(average / GRID + 0.5) * GRID)
+    factor = scale_lr(config.lr_rule, config.optimizer, size / config.batch_size)
+    largest = max(size, config.max_batch_size) if config.max_batch_size else None
+    return RunConfig.from_dict(
+        {
+            **config.to_dict(),
+            "batch_size": size,
+            "lr": config.lr * factor,
+            "max_batch_size": largest,
+        }
+    )
+
+
+def advise(study: Study) -> str:
+    """What to use for this model, and what DEBA's signals added to its batch sequence."""
+    return " ".join(
+        part for part in (_choice(study), _most_accurate(study), _signals(study)) if part
+    )
+
+
+def _choice(study: Study) -> str:
+    usable = [
+        (arm.time_saved_pct.mean, arm)
+        for arm in study.arms
+        if arm.role in ("fixed", "decay", "schedule")
+        and arm.time_saved_pct is not None
+        and arm.accuracy_delta_pp is not None
+        and arm.time_saved_pct.larger_than_noise
+        and arm.time_saved_pct.mean >= metrics.MIN_TIME_SAVED_PCT
+        and arm.accuracy_delta_pp.mean >= -metrics.MAX_ACCURACY_LOSS_PP
+    ]
+    if not usable:
+        return (
+            f"Keep the batch at {study.config['batch_size']}: nothing saved "
+            f"{metrics.MIN_TIME_SAVED_PCT:g} % of the time beyond the noise at an accuracy loss "
+            f"of at most {metrics.MAX_ACCURACY_LOSS_PP:g} points."
+        )
+    _, arm = max(usable, key=lambda pair: pair[0])
+    return f"Use {arm.name}: {_gain(arm)}."
+
+
+def _most_accurate(study: Study) -> str:
+    better = [
+        (arm.accuracy_delta_pp.mean, arm)
+        for arm in study.arms
+        if arm.role in ("fixed", "decay", "schedule")
+        and arm.accuracy_delta_pp is not None
+        and arm.accuracy_delta_pp.larger_than_noise
+        and arm.accuracy_delta_pp.mean > 0
+    ]
+    if not better:
+        return "No arm was more accurate than the fixed batch by more than the noise."
+    _, arm = max(better, key=lambda pair: pair[0])
+    return f"Most accurate beyond the noise: {arm.name}, {_gain(arm)}."
+
+
+def _gain(arm: ArmOutcome) -> str:
+    assert arm.time_saved_pct is not None
+    assert arm.accuracy_delta_pp is not None
+    time, accuracy = arm.time_saved_pct, arm.accuracy_delta_pp
+    less = "less" if time.mean >= 0 else "more"
+    return (
+        f"{abs(time.mean):.0f} % {less} time ({_told(time.larger_than_noise)}), "
+        f"accuracy {accuracy.mean:+.1f} points ({_told(accuracy.larger_than_noise)})"
+    )
+
+
+def _told(larger: bool) -> str:
+    return "beyond the noise" if larger else "within the noise"
+
+
+def _signals(study: Study) -> str:
+    asked = [c for c in study.contrasts if c.against in (REPLAYED, "timed")]
+    if not asked:
+        return ""
+    return " ".join(f"DEBA's signals gained {_gained(c)} over {c.name}." for c in asked)
+
+
+def _gained(contrast: Contrast) -> str:
+    numbers = (
+        f"time {contrast.time_saved_pct.mean:+.0f} %, "
+        f"accuracy {contrast.accuracy_delta_pp.mean:+.1f} points"
+    )
+    beyond = [
+        word if difference.mean > 0 else f"a loss of {word}"
+        for word, difference in (
+            ("time", contrast.time_saved_pct),
+            ("accuracy", contrast.accuracy_delta_pp),
+        )
+        if difference.larger_than_noise
+    ]
+    return f"{' and '.join(beyond) or 'nothing beyond the noise'} ({numbers})"

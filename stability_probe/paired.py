@@ -1,0 +1,137 @@
+"""Runs that share a seed, set side by side: outcomes, differences, and which exceed the noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from stability_probe import metrics
+from stability_probe.records import Comparison, Difference, RunResult
+
+ALPHA = 0.05
+"""Chance of calling one of a family of differences real when none is."""
+
+
+def clock_of(result: RunResult) -> str:
+    """The field of an epoch that a comparison trusts.
+
+    CPU seconds on a CPU, since on a shared one the wall clock measures the neighbours; the wall
+    clock elsewhere.
+    """
+    return "cpu_s" if result.device == "cpu" else "time_s"
+
+
+def target_accuracy(fixed: RunResult) -> float:
+    """What a run must reach to count as good as the fixed one: a fraction."""
+    return fixed.final_accuracy - metrics.TARGET_MARGIN_PP / 100
+
+
+def time_to_target_s(run: RunResult, target: float) -> float:
+    """Training seconds until `target` is first reached; infinite on a miss."""
+    clock = clock_of(run)
+    return metrics.time_to_target_s(
+        [e.test_accuracy for e in run.epochs], [getattr(e, clock) for e in run.epochs], target
+    )
+
+
+def compare_runs(fixed: RunResult, adaptive: RunResult) -> Comparison:
+    """The paired outcome of two finished runs."""
+    clock, target = clock_of(fixed), target_accuracy(fixed)
+    time_saved = metrics.saved_pct(getattr(adaptive, clock), getattr(fixed, clock))
+    delta = metrics.accuracy_delta_pp(adaptive.final_accuracy, fixed.final_accuracy)
+    return Comparison(
+        seed=fixed.config["seed"],
+        time_saved_pct=time_saved,
+        accuracy_delta_pp=delta,
+        updates_saved_pct=metrics.saved_pct(adaptive.updates, fixed.updates),
+        time_to_target_saved_pct=metrics.saved_pct(
+            time_to_target_s(adaptive, target), time_to_target_s(fixed, target)
+        ),
+        benefit_class=metrics.benefit_class(time_saved, delta),
+    )
+
+
+def t_test(differences: Sequence[float]) -> float | None:
+    """Two-sided p-value of a paired t-test that the mean difference is zero; None for one pair.
+
+    >>> round(t_test([1.0, 2.0, 3.0]), 4)
+    0.0742
+    """
+    if len(differences) < 2:
+        return None
+    values = np.asarray(differences, dtype=np.float64)
+    spread = values.std(ddof=1)
+    if spread <= 1e-12 * np.abs(values).max():  # equal, up to rounding
+        return 1.0 if values.mean() == 0 else 0.0
+    from scipy import stats
+
+    return float(stats.ttest_1samp(values, 0.0).pvalue)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """p-values adjusted for their number by Holm (Scand. J. Statist. 6, 1979); None stays None.
+
+    >>> [round(p, 2) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, index) in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - rank) * p))
+        adjusted[index] = largest
+    return adjusted
+
+
+def mean_interval(values: Sequence[float], level: float) -> tuple[float, float]:
+    """Student's interval of the mean; unbounded for a single value."""
+    if len(values) < 2:
+        return -math.inf, math.inf
+    from scipy import stats
+
+    sem = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * sem
+    mean = float(np.mean(values))
+    return mean - half, mean + half
+
+
+def detectable_sd(seeds: int, comparisons: int) -> float | None:
+    """How many of its standard deviations a mean difference must measure to pass, at the least.
+
+    The first step of Holm's procedure; None for a single seed.
+    """
+    if seeds < 2:
+        return None
+    from scipy import stats
+
+    critical = stats.t.ppf(1 - ALPHA / (2 * max(1, comparisons)), seeds - 1)
+    return float(critical) / math.sqrt(seeds)
+
+
+def differences(
+    by_arm: Sequence[Sequence[float]], tested: Sequence[Sequence[float]], floor: float | None
+) -> list[Difference]:
+    """Mean differences of several arms with their corrected p-values.
+
+    `by_arm` holds one value a seed for each arm, `tested` what the test looks at (logarithms of
+    time ratios, say). `floor` is the largest difference between runs that differ in nothing but
+    the order of samples: what does not exceed it is noise whatever the test says; None where
+    no such pair was run.
+    """
+    adjusted = holm([t_test(values) for values in tested])
+    result = []
+    for values, p in zip(by_arm, adjusted, strict=True):
+        mean = metrics.mean_std(values)
+        beyond = p is not None and p < ALPHA and abs(mean.mean) > (floor or 0.0)
+        result.append(
+            Difference(
+                values=tuple(values),
+                mean=mean.mean,
+                std=mean.std,
+                p_value=p,
+                larger_than_noise=beyond,
+            )
+        )
+    return result

@@ -1,0 +1,229 @@
+"""Several arms of full runs on one model, paired by seed: run them, then set them side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from stability_probe import metrics, paired
+from stability_probe.config import RunConfig
+from stability_probe.errors import RunError
+from stability_probe.progress import Progress
+from stability_probe.records import (
+    ArmOutcome,
+    Claim,
+    Contrast,
+    Difference,
+    RunResult,
+    Study,
+)
+from stability_probe.store import read_result
+from stability_probe.sweep import curve_path, measure_curves, run_all, with_memory_format
+
+_Key = TypeVar("_Key")
+
+Results = Mapping[str, RunResult]
+"""By run id."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way to train, over all seeds."""
+
+    name: str
+    role: str
+    """As in `ArmOutcome`."""
+    configs: tuple[RunConfig, ...]
+    """One a seed."""
+
+    def results(self, results: Results) -> list[RunResult] | None:
+        """Its runs where all are there, else None."""
+        ids = [c.run_id() for c in self.configs]
+        return [results[i] for i in ids] if all(i in results for i in ids) else None
+
+
+def make_arm(name: str, role: str, base: RunConfig, seeds: Sequence[int], **changes: object) -> Arm:
+    """An arm that differs from `base` in some settings, the same for every seed."""
+    configs = tuple(
+        RunConfig.from_dict({**base.to_dict(), **changes, "seed": seed}) for seed in seeds
+    )
+    return Arm(name=name, role=role, configs=configs)
+
+
+def in_other_order(name: str, base: RunConfig, seeds: Sequence[int]) -> Arm:
+    """The A/A arm: `base` with the same weights but another order of samples.
+
+    The very same run would repeat itself to the bit on a CPU and show no noise.
+    """
+    configs = tuple(dataclasses.replace(base, seed=s, order_seed=1000 + s) for s in seeds)
+    return Arm(name=name, role="noise", configs=configs)
+
+
+def resolve_for_study(config: RunConfig, root: Path, progress: Progress) -> RunConfig:
+    """`config` with the memory format that all its arms share, measured once and kept in `root`."""
+    curve = measure_curves([config], root, progress)[curve_path(root, config)]
+    return with_memory_format(config, curve.memory_format)
+
+
+def run_arms(arms: Sequence[Arm], root: Path, jobs: int, progress: Progress) -> Results:
+    """Run what is not stored yet, each run in a process of its own; the results by run id."""
+    # Seed by seed, so that an interrupted study has whole pairs.
+    columns = zip(*(arm.configs for arm in arms), strict=True)
+    configs = {c.run_id(): c for column in columns for c in column}
+    run_all(list(configs.values()), root, jobs, progress)
+    found = {run_id: read_result(root / run_id) for run_id in configs}
+    return {run_id: result for run_id, result in found.items() if result is not None}
+
+
+def make_study(
+    arms: Sequence[Arm],
+    results: Results,
+    *,
+    reference: str,
+    contrasts: Sequence[tuple[str, str, str]] = (),
+) -> Study:
+    """Outcomes of all arms against the `reference` arm, and further (name, arm, against).
+
+    A contrast whose arms are not there or not finished is left out. Raises `RunError` when the
+    reference did not finish, so that there is nothing to compare with.
+    """
+    by_name = {arm.name: arm for arm in arms}
+    base = _finished(by_name[reference], results)
+    if base is None:
+        raise RunError(f"{reference} did not finish for every seed; see probe runs, or lower --lr")
+    clock = paired.clock_of(base[0])
+    runs = {arm.name: done for arm in arms if (done := _finished(arm, results)) is not None}
+    noise = next((runs[a.name] for a in arms if a.role == "noise" and a.name in runs), None)
+    floor_time = max((abs(v) for v in _time_saved(noise, base, clock)), default=None)
+    floor_accuracy = max((abs(v) for v in _accuracy_delta(noise, base)), default=None)
+    tested = [n for n, arm in by_name.items() if n in runs and arm.role not in _NOT_TESTED]
+    pairs = {name: (runs[name], base) for name in tested}
+    differences = _differences(pairs, clock, floor_time, floor_accuracy)
+    contrasted = {
+        (name, arm, against): (runs[arm], runs[against])
+        for name, arm, against in contrasts
+        if arm in runs and against in runs
+    }
+    contrast_differences = _differences(contrasted, clock, floor_time, floor_accuracy)
+    first = by_name[reference].configs
+    return Study(
+        config=first[0].to_dict(),
+        seeds=tuple(c.seed for c in first),
+        reference=reference,
+        clock=clock,
+        environment=dict(base[0].environment),
+        noise_time_pct=floor_time,
+        noise_accuracy_pp=floor_accuracy,
+        detectable_sd=paired.detectable_sd(len(base), len(tested)),
+        arms=tuple(_outcome(arm, results, base, clock, differences.get(arm.name)) for arm in arms),
+        contrasts=tuple(
+            Contrast(name=name, arm=arm, against=other, time_saved_pct=t, accuracy_delta_pp=a)
+            for (name, arm, other), (t, a) in contrast_differences.items()
+        ),
+        claims=(),
+        advice="",
+    )
+
+
+def concluded(study: Study, advice: str, claims: Sequence[Claim] = ()) -> Study:
+    """`study` with what follows from it."""
+    return dataclasses.replace(study, advice=advice, claims=tuple(claims))
+
+
+_NOT_TESTED = ("reference", "noise")
+
+
+def _finished(arm: Arm, results: Results) -> list[RunResult] | None:
+    runs = arm.results(results)
+    return runs if runs and all(r.status == "finished" for r in runs) else None
+
+
+def _differences(
+    pairs: Mapping[_Key, tuple[list[RunResult], list[RunResult]]],
+    clock: str,
+    floor_time: float | None,
+    floor_accuracy: float | None,
+) -> dict[_Key, tuple[Difference, Difference]]:
+    """(time saved, accuracy change) of each pair, corrected for their number together.
+
+    Times are tested as logarithms of their ratio, which are symmetric.
+    """
+    saved = [_time_saved(runs, base, clock) for runs, base in pairs.values()]
+    ratios = [[math.log(1 - value / 100) for value in values] for values in saved]
+    deltas = [_accuracy_delta(runs, base) for runs, base in pairs.values()]
+    times = paired.differences(saved, ratios, floor_time)
+    accuracies = paired.differences(deltas, deltas, floor_accuracy)
+    return dict(zip(pairs, zip(times, accuracies, strict=True), strict=True))
+
+
+def _time_saved(runs: list[RunResult] | None, base: list[RunResult], clock: str) -> list[float]:
+    if runs is None:
+        return []
+    return [
+        metrics.saved_pct(getattr(r, clock), getattr(b, clock))
+        for r, b in zip(runs, base, strict=True)
+    ]
+
+
+def _accuracy_delta(runs: list[RunResult] | None, base: list[RunResult]) -> list[float]:
+    if runs is None:
+        return []
+    return [
+        metrics.accuracy_delta_pp(r.final_accuracy, b.final_accuracy)
+        for r, b in zip(runs, base, strict=True)
+    ]
+
+
+def _outcome(
+    arm: Arm,
+    results: Results,
+    base: list[RunResult],
+    clock: str,
+    differences: tuple[Difference, Difference] | None,
+) -> ArmOutcome:
+    ids = tuple(c.run_id() for c in arm.configs)
+    found = arm.results(results)
+    runs = _finished(arm, results)
+    if runs is None:
+        return ArmOutcome(
+            name=arm.name,
+            role=arm.role,
+            run_ids=ids,
+            status="failed" if found is None else "diverged",
+            time_s=None,
+            accuracy=None,
+            updates=None,
+            samples=None,
+            mean_batch_size=None,
+            peak_memory_bytes=None,
+            time_to_target_s=(),
+            time_saved_pct=None,
+            accuracy_delta_pp=None,
+        )
+    to_target = [
+        paired.time_to_target_s(r, paired.target_accuracy(b))
+        for r, b in zip(runs, base, strict=True)
+    ]
+    peaks = [r.peak_memory_bytes for r in runs]
+    known = [peak for peak in peaks if peak is not None]
+    return ArmOutcome(
+        name=arm.name,
+        role=arm.role,
+        run_ids=ids,
+        status="finished",
+        time_s=metrics.mean_std([getattr(r, clock) for r in runs]),
+        accuracy=metrics.mean_std([r.final_accuracy for r in runs]),
+        updates=float(np.mean([r.updates for r in runs])),
+        samples=float(np.mean([r.samples for r in runs])),
+        mean_batch_size=float(np.mean([np.mean(r.batch_sizes) for r in runs])),
+        peak_memory_bytes=max(known) if len(known) == len(peaks) else None,
+        time_to_target_s=tuple(s if math.isfinite(s) else None for s in to_target),
+        time_saved_pct=differences[0] if differences else None,
+        accuracy_delta_pp=differences[1] if differences else None,
+    )

@@ -1,0 +1,130 @@
+"""A study as JSON for programs and as one screen for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from stability_probe.records import ArmOutcome, Difference, MeanStd, Study, to_plain
+from stability_probe.run_summary import SCHEMA_VERSION
+
+_CLOCKS = {"cpu_s": "CPU seconds", "time_s": "wall clock"}
+
+
+def study_json(study: Study) -> dict[str, Any]:
+    """The object that `probe compare --json` and `probe ablate --json` print."""
+    return {"schema_version": SCHEMA_VERSION, **to_plain(study)}
+
+
+def study_table(study: Study) -> Group:
+    """The screen of `probe compare` and `probe ablate`."""
+    parts: list[RenderableType] = [_head(study), Text(), _arms_table(study), _footnote(study)]
+    if study.contrasts:
+        parts += [Text(), _contrasts_table(study)]
+    if study.claims:
+        parts.append(Text())
+    parts += [
+        Text.assemble((f"{claim.verdict}: ", "bold"), f"{claim.text} ({claim.reason})")
+        for claim in study.claims
+    ]
+    return Group(*parts, Text(), Text(study.advice, "bold"))
+
+
+def _head(study: Study) -> Text:
+    config = study.config
+    seeds = ", ".join(map(str, study.seeds))
+    return Text.assemble(
+        (str(config["model"]), "bold"),
+        f" on {config['data']}, {config['epochs']} epochs, batch {config['batch_size']}, "
+        f"{config['optimizer']} at {config['lr']:g}, seeds {seeds}\n"
+        f"{study.environment.get('device_name', '')}, {_CLOCKS[study.clock]}; "
+        f"differences are against {study.reference}, paired by seed",
+    )
+
+
+def _arms_table(study: Study) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("", "time s", "saved %", "accuracy %", "points", "target", "updates", "MiB"):
+        table.add_column(column, justify="right" if column else "left")
+    for arm in study.arms:
+        table.add_row(Text(arm.name), *_cells(arm, study))
+    return table
+
+
+def _cells(arm: ArmOutcome, study: Study) -> list[str]:
+    if arm.time_s is None or arm.accuracy is None:
+        return [arm.status]
+    percent = MeanStd(
+        mean=100 * arm.accuracy.mean,
+        std=None if arm.accuracy.std is None else 100 * arm.accuracy.std,
+    )
+    peak = arm.peak_memory_bytes
+    return [
+        f"{arm.time_s.mean:.0f}",
+        _difference(arm.time_saved_pct, 0),
+        _with_std(percent, 1),
+        _difference(arm.accuracy_delta_pp, 1),
+        _target(arm),
+        f"{arm.updates:.0f}",
+        "" if peak is None else f"{peak / 2**20:.0f}",
+    ]
+
+
+def _difference(difference: Difference | None, digits: int) -> str:
+    if difference is None:
+        return ""
+    sign = "+" if digits else ""
+    spread = "" if difference.std is None else f"±{difference.std:.{digits}f}"
+    mark = "*" if difference.larger_than_noise else " "
+    return f"{difference.mean:{sign}.{digits}f}{spread}{mark}"
+
+
+def _with_std(value: MeanStd, digits: int) -> str:
+    spread = "" if value.std is None else f"±{value.std:.{digits}f}"
+    return f"{value.mean:.{digits}f}{spread}"
+
+
+def _target(arm: ArmOutcome) -> str:
+    """Median seconds over the seeds, a miss being infinite."""
+    ordered = sorted(s if s is not None else float("inf") for s in arm.time_to_target_s)
+    middle = ordered[len(ordered) // 2] if len(ordered) % 2 else sum(_middle_two(ordered)) / 2
+    missed = sum(s is None for s in arm.time_to_target_s)
+    if missed == 0:
+        return f"{middle:.0f}"
+    return f"miss {missed}/{len(ordered)}"
+
+
+def _middle_two(ordered: list[float]) -> list[float]:
+    half = len(ordered) // 2
+    return ordered[half - 1 : half + 1]
+
+
+def _footnote(study: Study) -> Text:
+    lines = ["mean ± SD over seeds; target: median seconds until the reference's accuracy - 0.5"]
+    if study.noise_time_pct is not None and study.noise_accuracy_pp is not None:
+        lines.append(
+            f"noise floor, another order of samples: {study.noise_time_pct:.1f} % of the time, "
+            f"{study.noise_accuracy_pp:.1f} points"
+        )
+    tested = sum(arm.time_saved_pct is not None for arm in study.arms)
+    if study.detectable_sd is not None:
+        lines.append(
+            f"* larger than the noise: paired t-test, corrected for {tested} comparisons (Holm); "
+            f"with {len(study.seeds)} seeds a mean below {study.detectable_sd:.1f} SD cannot pass"
+        )
+    else:
+        lines.append("one seed: no difference can be told from noise; use --seeds 0,1,2 or more")
+    return Text("\n".join(lines), "dim")
+
+
+def _contrasts_table(study: Study) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("deba against", "time saved %", "points"):
+        table.add_column(column, justify="left" if "against" in column else "right")
+    for contrast in study.contrasts:
+        time, accuracy = contrast.time_saved_pct, contrast.accuracy_delta_pp
+        table.add_row(contrast.name, _difference(time, 0), _difference(accuracy, 1))
+    return table

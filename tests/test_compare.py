@@ -1,0 +1,410 @@
+"""Studies: which arms are run, what is set against what, and what is concluded from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from rich.console import Console
+
+import cli
+from stability_probe import study, sweep
+from stability_probe.ablate import ablation_study, profile_arm
+from stability_probe.ablate import independent_arms as ablation_arms
+from stability_probe.compare import (
+    AGAIN,
+    AVERAGE,
+    REPLAYED,
+    RIVALS,
+    SCATTERED,
+    compare,
+    compare_study,
+    deba_controls,
+    independent_arms,
+)
+from stability_probe.config import RunConfig
+from stability_probe.errors import RunError, UsageError
+from stability_probe.optim import learning_rate
+from stability_probe.progress import Progress, Quiet
+from stability_probe.records import RunResult, Study, from_plain, to_plain
+from stability_probe.run import run
+from stability_probe.schedulers.deba import thresholds_of
+from stability_probe.store import Store, read_study
+from stability_probe.study import Arm
+from stability_probe.study_summary import study_json, study_table
+from tests.predictor_factories import make_run
+
+BASE = RunConfig(model="resnet10t", epochs=10, window_epochs=2, channels_last="off")
+SEEDS = (0, 1, 2)
+CLIMB = (16, 16, 16, 24, 24, 40, 40, 56, 56, 80)
+
+
+def fake_results(
+    arms: Sequence[Arm], outcome: Callable[[Arm, int], tuple[float, float]]
+) -> dict[str, RunResult]:
+    """Results with the (seconds, accuracy) that `outcome` gives an arm and a seed."""
+    results = {}
+    for arm in arms:
+        for config in arm.configs:
+            seconds, accuracy = outcome(arm, config.seed)
+            sizes = CLIMB if config.scheduler != "fixed" else (config.batch_size,) * 10
+            described = {
+                name: value
+                for name, value in config.to_dict().items()
+                if name not in ("model", "epochs", "window_epochs")
+            }
+            made = make_run(
+                batch_sizes=sizes,
+                accuracies=[accuracy] * 10,
+                cpu_s=[seconds / 10] * 10,
+                **described,
+            )
+            results[config.run_id()] = dataclasses.replace(made, run_id=config.run_id())
+    return results
+
+
+def jitter(seed: int, arm: Arm) -> float:
+    return float(np.random.default_rng([seed, len(arm.name), ord(arm.name[-1])]).normal())
+
+
+def all_arms(outcome: Callable[[Arm, int], tuple[float, float]]) -> tuple[list[Arm], Any]:
+    arms = independent_arms(BASE, SEEDS, RIVALS, 1000)
+    results = fake_results(arms, outcome)
+    controls = deba_controls(arms, results)
+    return [*arms, *controls], results | fake_results(controls, outcome)
+
+
+def steady(arm: Arm, seed: int) -> tuple[float, float]:
+    """DEBA takes 60 % of the time, fixed x8 30 % and 5 points; the rest changes nothing."""
+    noise = jitter(seed, arm)
+    share = {"deba": 0.6, REPLAYED: 0.6, "timed": 0.5}.get(arm.name, 1.0)
+    share = 0.3 if arm.name.startswith("fixed x8") else share
+    lost = 0.05 if arm.name.startswith("fixed x8") else 0.0
+    return 100 * share * (1 + 0.001 * noise), 0.8 - lost + 0.0001 * noise
+
+
+# --- which runs ---------------------------------------------------------------------------------
+
+
+def test_the_arms_of_a_comparison() -> None:
+    arms = {a.name: a for a in independent_arms(BASE, SEEDS, RIVALS, 1000)}
+    assert [a for a in arms if arms[a].role == "schedule"] == list(RIVALS)
+    assert [a for a in arms if arms[a].role == "fixed"] == [
+        *("fixed x2", "fixed x2, rate x2", "fixed x4", "fixed x4, rate x4"),
+        *("fixed x8", "fixed x8, rate x8"),
+    ]
+    assert [a for a in arms if arms[a].role == "decay"] == ["cosine", "step"]
+    larger = arms["fixed x4, rate x4"].configs[0]
+    assert (larger.batch_size, learning_rate(larger, 1, 64)) == (64, pytest.approx(0.04))
+    for arm in arms.values():
+        assert [c.seed for c in arm.configs] == list(SEEDS)
+        assert len({c.run_id() for c in arm.configs}) == 3
+    again, fixed = arms[AGAIN].configs[1], arms["fixed"].configs[1]
+    assert dataclasses.replace(again, order_seed=None) == fixed
+    assert again.stream_seed != fixed.stream_seed
+
+
+def test_the_rate_rule_is_that_of_the_optimizer() -> None:
+    base = dataclasses.replace(BASE, optimizer="adamw", lr=0.001)
+    arms = {a.name: a for a in independent_arms(base, (0,), (), 1000)}
+    assert arms["fixed x4, rate x2"].configs[0].lr == pytest.approx(0.002)
+
+
+def test_a_batch_larger_than_the_data_is_left_out() -> None:
+    names = [a.name for a in independent_arms(BASE, (0,), (), 127)]
+    assert "fixed x4" in names
+    assert "fixed x8" not in names
+
+
+def test_no_decay_twice() -> None:
+    base = dataclasses.replace(BASE, lr_schedule="cosine")
+    names = [a.name for a in independent_arms(base, (0,), (), 1000)]
+    assert "step" in names
+    assert "cosine" not in names
+
+
+def test_the_controls_of_deba() -> None:
+    arms = independent_arms(BASE, SEEDS, ("deba",), 1000)
+    results = fake_results(arms, steady)
+    deba = next(a for a in arms if a.name == "deba")
+    grown = tuple(dataclasses.replace(e, batch_size=16 + 8 * i) for i, e in enumerate(
+        results[deba.configs[1].run_id()].epochs))  # fmt: skip
+    results[deba.configs[1].run_id()] = dataclasses.replace(
+        results[deba.configs[1].run_id()], epochs=grown
+    )
+    controls = {a.name: a for a in deba_controls(arms, results)}
+    sequences = [c.scheduler_args["batch_sizes"] for c in controls[REPLAYED].configs]
+    # Each seed replays the next one's sequence.
+    assert sequences == [[e.batch_size for e in grown], list(CLIMB), list(CLIMB)]
+    own = [c.scheduler_args["batch_sizes"] for c in controls[SCATTERED].configs]
+    assert own == [list(CLIMB), [e.batch_size for e in grown], list(CLIMB)]
+    sizes = [c.batch_size for c in controls[AVERAGE].configs]
+    assert sizes == [40, 56, 40]  # means 36.8 and 52, on the grid of 8
+
+
+def test_a_single_seed_has_no_replay_and_a_diverged_deba_no_controls() -> None:
+    arms = independent_arms(BASE, (0,), ("deba",), 1000)
+    results = fake_results(arms, steady)
+    assert [a.name for a in deba_controls(arms, results)] == [SCATTERED, AVERAGE]
+    run_id = next(a for a in arms if a.name == "deba").configs[0].run_id()
+    results[run_id] = dataclasses.replace(results[run_id], status="diverged")
+    assert deba_controls(arms, results) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [(("debba",), "deba"), (("fixed",), "always compared"), (("no.module:x",), "No module")],
+)
+def test_a_schedule_that_cannot_be_made_is_refused_before_any_run(
+    tmp_path: Path, names: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        compare(BASE, seeds=(0,), root=tmp_path, schedulers=names)
+    assert not list(tmp_path.iterdir())
+
+
+# --- what is concluded --------------------------------------------------------------------------
+
+
+def test_differences_and_advice() -> None:
+    arms, results = all_arms(steady)
+    told = compare_study(arms, results)
+    by_name = {a.name: a for a in told.arms}
+    assert by_name["fixed"].time_saved_pct is None
+    saved = by_name["deba"].time_saved_pct
+    assert saved is not None
+    assert saved.mean == pytest.approx(40, abs=0.2)
+    assert saved.larger_than_noise
+    assert by_name["deba"].mean_batch_size == pytest.approx(np.mean(CLIMB))
+    lost = by_name["fixed x8"].accuracy_delta_pp
+    assert lost is not None
+    assert lost.mean == pytest.approx(-5, abs=0.05)
+    assert lost.larger_than_noise
+    # Faster, but 5 points worse: timed growth is the best that keeps the accuracy.
+    assert told.advice.startswith("Use timed: 50 % less time (beyond the noise)")
+    assert "gained nothing beyond the noise (time" in told.advice
+    assert "gained a loss of time (time -20 %" in told.advice
+    replayed = next(c for c in told.contrasts if c.against == REPLAYED)
+    assert not replayed.time_saved_pct.larger_than_noise
+
+
+def test_noise_alone_leads_to_no_advice_to_change() -> None:
+    def noise(arm: Arm, seed: int) -> tuple[float, float]:
+        return 100 * (1 + 0.2 * jitter(seed, arm)), 0.8 + 0.01 * jitter(seed + 7, arm)
+
+    told = compare_study(*all_arms(noise))
+    assert told.advice.startswith("Keep the batch at 16")
+    assert not any(a.time_saved_pct and a.time_saved_pct.larger_than_noise for a in told.arms)
+
+
+def test_misses_are_infinite_and_diverged_arms_stay_in_the_table() -> None:
+    arms, results = all_arms(steady)
+    bad = next(a for a in arms if a.name == "timed").configs[2].run_id()
+    results[bad] = dataclasses.replace(results[bad], status="diverged")
+    missing = next(a for a in arms if a.name == "adabatch").configs[0].run_id()
+    del results[missing]
+    told = {a.name: a for a in compare_study(arms, results).arms}
+    assert (told["timed"].status, told["timed"].time_saved_pct) == ("diverged", None)
+    assert told["adabatch"].status == "failed"
+    assert told["fixed x8"].time_to_target_s == (None, None, None)
+    screen = rendered(study_table(compare_study(arms, results)))
+    assert "miss 3/3" in screen
+    assert "diverged" in screen
+
+
+def test_without_the_reference_nothing_can_be_compared() -> None:
+    arms, results = all_arms(steady)
+    del results[arms[0].configs[1].run_id()]
+    with pytest.raises(RunError, match="fixed did not finish"):
+        compare_study(arms, results)
+
+
+def test_one_seed_tells_nothing_from_noise() -> None:
+    arms = independent_arms(BASE, (0,), ("timed",), 1000)
+    told = compare_study(arms, fake_results(arms, steady))
+    assert told.detectable_sd is None
+    assert told.advice.startswith("Keep the batch")
+    assert "one seed" in rendered(study_table(told))
+    json.dumps(study_json(told), allow_nan=False)
+
+
+# --- ablation -----------------------------------------------------------------------------------
+
+
+def ablation(shift: dict[str, tuple[float, float]], spread: float = 0.001) -> Study:
+    """A study in which the named arms take (share of time, points) more."""
+    config = dataclasses.replace(BASE, scheduler="deba")
+    arms = ablation_arms(config, SEEDS)
+
+    def outcome(arm: Arm, seed: int) -> tuple[float, float]:
+        share, points = shift.get(arm.name, (1.0, 0.0))
+        noise = jitter(seed, arm)
+        return 100 * share * math.exp(spread * noise), 0.8 + points / 100 + spread * 0.01 * noise
+
+    results = fake_results(arms, outcome)
+    profile = profile_arm(arms, results)
+    return ablation_study([*arms, profile], results | fake_results([profile], outcome))
+
+
+def verdicts(told: Study) -> list[str]:
+    return [c.verdict for c in told.claims]
+
+
+def test_claims_held_not_held_and_not_decided() -> None:
+    assert verdicts(ablation({})) == ["not held", "not held"]
+    assert verdicts(ablation({"window: full history": (1.0, -3.0)})) == ["held", "not held"]
+    assert verdicts(ablation({"cooldown 0": (1.3, 0.0)})) == ["not held", "held"]
+    # Worse in one way and better in another is no support.
+    both = {"cooldown 0": (1.3, 0.0), "cooldown 1": (0.7, 0.0)}
+    assert verdicts(ablation(both))[1] == "not decided"
+    assert verdicts(ablation({}, spread=0.5)) == ["not decided", "not decided"]
+
+
+def test_a_diverged_arm_decides_nothing() -> None:
+    config = dataclasses.replace(BASE, scheduler="deba")
+    arms = ablation_arms(config, SEEDS)
+    results = fake_results(arms, steady)
+    run_id = next(a for a in arms if a.name == "cooldown 1").configs[0].run_id()
+    results[run_id] = dataclasses.replace(results[run_id], status="diverged")
+    told = ablation_study(arms, results)
+    assert verdicts(told)[1] == "not decided"
+    assert "cooldown 1 did not finish" in told.claims[1].reason
+
+
+def test_arms_of_an_ablation_differ_in_one_argument() -> None:
+    config = dataclasses.replace(BASE, scheduler="deba", scheduler_args={"reading": "eager"})
+    arms = ablation_arms(config, SEEDS)
+    for arm in arms:
+        if arm.role == "schedule" and not arm.name.startswith("rate"):
+            args = arm.configs[0].scheduler_args
+            assert args["reading"] == "eager"
+            assert len(args) == 2
+    assert {a.name for a in arms} >= {f"cooldown {n}" for n in (0, 1, 3, 10)}
+    assert {a.name for a in arms} >= {"window 5", "window 30", "window: full history"}
+    results = fake_results(arms, steady)
+    fixed = next(a for a in arms if a.name == "fixed").configs[2]
+    profile = profile_arm(arms, results).configs[2]
+    expected = thresholds_of(results[fixed.run_id()].epochs)
+    assert profile.scheduler_args["thresholds"] == expected
+
+
+# --- from runs to the screen --------------------------------------------------------------------
+
+
+def rendered(what: Any, width: int = 80) -> str:
+    screen = io.StringIO()
+    Console(file=screen, width=width, highlight=False, markup=False).print(what)
+    return screen.getvalue()
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Runs without a process each; what was asked for, in order."""
+    asked: list[str] = []
+
+    def run_all(
+        configs: Sequence[RunConfig], root: Path, jobs: int, progress: Progress | None = None
+    ) -> list[str]:
+        asked.extend(c.run_id() for c in configs)
+        for config in configs:
+            run(config, Store(root))
+        return []
+
+    monkeypatch.setattr(study, "run_all", run_all)
+    return asked
+
+
+TINY = ["tests.tiny:net", "--data", "tests.tiny:blobs", "--device", "cpu", "--epochs", "4"]
+TINY += ["--window", "2", "--threads", "1", "--max-batch-size", "48"]
+
+
+def invoke(*args: str) -> Result:
+    return CliRunner().invoke(cli.probe, args, env={"COLUMNS": "80"})
+
+
+def test_compare_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    args = ["compare", *TINY, "--seeds", "0,1", "--schedulers", "deba,timed"]
+    told = invoke(*args)
+    assert told.exit_code == 0, told.output
+    for name in ("fixed, other order", "deba replayed", "fixed x4, rate x4", "deba at random"):
+        assert name in told.stdout
+    assert max(len(line) for line in told.stdout.splitlines()) <= 80
+    (stored,) = Path("probe-runs/studies").glob("*.json")
+    assert stored.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert str(stored) in told.stderr.replace("\n", "")
+    kept = read_study(stored)
+    assert from_plain(Study, json.loads(json.dumps(to_plain(kept)))) == kept
+    by_name = {a.name: a for a in kept.arms}
+    for name in ("fixed", "deba", "timed"):
+        runs = [Store(Path("probe-runs")).load(i) for i in by_name[name].run_ids]
+        told_s = by_name[name].time_s
+        assert told_s is not None
+        assert told_s.mean == pytest.approx(np.mean([r.cpu_s for r in runs]))
+        assert by_name[name].updates == np.mean([r.updates for r in runs])
+        assert by_name[name].peak_memory_bytes == max(r.peak_memory_bytes or 0 for r in runs)
+    # The second time, everything is stored: the same answer, nothing trained again.
+    stamps = {p: p.stat().st_mtime_ns for p in Path("probe-runs").glob("*/epochs.jsonl")}
+    again = json.loads(invoke(*args, "--json").stdout)
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    assert again["advice"] == kept.advice
+    drawn = invoke("plot", str(stored), "--format", "svg")
+    assert drawn.exit_code == 0, drawn.output
+    assert Path(drawn.stdout.strip()).exists()
+
+
+def test_ablate_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    args = ["--seeds", "0,1", "--scheduler-arg", "min_calm_signals=1"]
+    told = invoke("ablate", *TINY, *args, "--json")
+    assert told.exit_code == 0, told.output
+    answer = json.loads(told.stdout)
+    assert [c["verdict"] for c in answer["claims"]] != []
+    by_name = {a["name"]: a for a in answer["arms"]}
+    assert by_name["thresholds: whole profile"]["status"] == "finished"
+    deba = Store(Path("probe-runs")).load(by_name["window 5"]["run_ids"][0])
+    assert deba.config["scheduler_args"] == {"min_calm_signals": 1, "window": 5}
+    assert "saved %" in invoke("ablate", *TINY, *args).stdout
+
+
+def test_an_unknown_schedule_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for given, words in (("debba", "deba"), ("deba,deba", "different names"), ("", "different")):
+        told = invoke("compare", *TINY, "--schedulers", given)
+        assert told.exit_code == 2
+        assert told.stderr.count("\n") == 1
+        assert words in told.stderr
+
+
+def test_an_interrupt_starts_no_further_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+
+    def slowly(config: RunConfig, root: Path) -> int:
+        started.append(config.seed)
+        time.sleep(0.05)
+        return 0
+
+    class Interrupted(Quiet):
+        def step(self, text: str) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "_run_in_process", slowly)
+    configs = [dataclasses.replace(BASE, seed=s) for s in range(50)]
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run_all(configs, tmp_path, 2, Interrupted())
+    assert len(started) < 10
