@@ -71,6 +71,8 @@ class RunConfig:
     """Batch schedule: see `stability_probe.schedulers.SCHEDULERS`."""
     scheduler_args: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of the batch schedule."""
+    reset_moments: bool = False
+    """Empty the optimizer's moments at every change of the batch."""
     channels_last: str = "auto"
     """Memory format: on, off, or auto (measured, then chosen)."""
     threads: int | None = None
@@ -94,6 +96,8 @@ class RunConfig:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; use a name")
         if not _is_number(self.lr) or not 0 < self.lr < float("inf"):
             raise UsageError(f"lr is {self.lr!r}; use a positive number")
+        if not isinstance(self.reset_moments, bool):
+            raise UsageError(f"reset_moments is {self.reset_moments!r}; use true or false")
         for name in ("momentum", "weight_decay"):
             value = getattr(self, name)
             if not _is_number(value) or not 0 <= value < float("inf"):

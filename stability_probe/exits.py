@@ -22,7 +22,7 @@ Exit codes:
   3    the run failed: diverged, out of memory, output not writable
   4    data or a part of the environment is missing or damaged
   70   a bug in probe
-  130  interrupted
+  130  interrupted (SIGINT); 143 by SIGTERM; type the same again to go on
 
 Every flag is also read from PROBE_<FLAG>, such as PROBE_BATCH_SIZE, and from a TOML file given
 with -C, such as batch-size = 32. A flag wins over the environment, that over the file.
@@ -48,7 +48,8 @@ class Command(click.Command):
             raise
         except KeyboardInterrupt as error:
             kept = f"; what was measured is kept in {ctx.params['output']}"
-            message, code = f"interrupted{kept if 'model' in ctx.params else ''}", 130
+            message = f"interrupted{kept if 'model' in ctx.params else ''}"
+            code = getattr(error, "exit_code", 130)
             cause: BaseException = error
         except Exception as error:
             message, code, cause = *explain(error), error

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,17 @@ from torch.nn import functional as F
 from stability_probe import gradients, metrics
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset, augment, normalize
-from stability_probe.device import peak_memory, reset_peak_memory, synchronize
+from stability_probe.device import (
+    free_memory,
+    is_out_of_memory,
+    peak_memory,
+    reset_peak_memory,
+    synchronize,
+)
 from stability_probe.errors import RunError
 from stability_probe.optim import learning_rate
 from stability_probe.records import EpochRecord, NoiseScaleRecord
-from stability_probe.state import TrainState
+from stability_probe.state import PartialEpoch, TrainState
 
 MEASURED_STEPS_PER_EPOCH = 32
 """Steps of an epoch whose gradient is measured: enough for the epoch mean (its standard error
@@ -42,18 +48,29 @@ class DivergedError(RunError):
         self.epoch = epoch
 
 
-def train(state: TrainState, dataset: Dataset, config: RunConfig) -> Iterator[EpochRecord]:
+class StoppedError(Exception):
+    """Training stopped between two steps because it was asked to; the state can be stored."""
+
+
+def never() -> bool:
+    return False
+
+
+def train(
+    state: TrainState, dataset: Dataset, config: RunConfig, stop: Callable[[], bool] = never
+) -> Iterator[EpochRecord]:
     """Train from `state` on, yielding one record an epoch, until `config.last_epoch`.
 
     The state is advanced in place and may be stored after every record. All randomness of an
-    epoch follows from (seed, epoch), so a resumed run repeats an uninterrupted one. Raises
-    `DivergedError` when the loss of an epoch is not finite.
+    epoch follows from (seed, epoch), so a resumed run repeats an uninterrupted one. `stop` is
+    asked before every step. Raises `DivergedError` when the loss of an epoch is not finite,
+    `StoppedError` when `stop` says so, `RunError` when memory does not suffice for two samples.
     """
     data = dataset.to(state.device)
     while state.epoch < config.last_epoch:
         epoch = state.epoch + 1
         batch_size, previous = state.batch_size, state.previous
-        measured = _train_epoch(state, data, config, epoch)
+        measured = _train_epoch(state, data, config, epoch, stop)
         noise = _noise_of_epoch(state, data, config, epoch, measured)
         begin = time.perf_counter()
         test_loss, test_accuracy = evaluate(state, data, config.precision)
@@ -62,7 +79,9 @@ def train(state: TrainState, dataset: Dataset, config: RunConfig) -> Iterator[Ep
         record = EpochRecord(
             epoch=epoch,
             batch_size=batch_size,
-            micro_batch_size=batch_size,
+            micro_batch_size=-(
+                -batch_size // num_micro_batches(batch_size, state.micro_batch_size)
+            ),
             noise=noise,
             test_loss=test_loss,
             test_accuracy=test_accuracy,
@@ -81,6 +100,8 @@ def train(state: TrainState, dataset: Dataset, config: RunConfig) -> Iterator[Ep
             cooldown_left=decision.cooldown_left,
             evidence=decision.evidence,
         )
+        if config.reset_moments and decision.batch_size != batch_size:
+            state.optimizer.state.clear()
         state.epoch, state.batch_size, state.previous = epoch, decision.batch_size, record
         yield record
 
@@ -109,30 +130,95 @@ def _noise_of_epoch(
 
 
 def train_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    state: TrainState,
+    data: Dataset,
     images: Tensor,
     labels: Tensor,
     precision: str,
     sums: Tensor | None = None,
+    *,
+    accumulate: bool = True,
 ) -> Tensor:
-    """One update on float images [B, C, H, W] and labels [B]; the mean loss, not synced.
+    """One update on uint8 images [B, C, H, W] and labels [B]; the mean loss, not synced.
 
     `sums`, float32 of shape [2] on the device, receives (‖g‖², Σg) between backward and step.
+    Where memory does not suffice, the batch is split and its gradient accumulated, here and from
+    now on; with `accumulate` off the error is raised.
     """
-    optimizer.zero_grad(set_to_none=True)
-    loss = backward(model, images, labels, precision)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss = None
+    while loss is None:
+        loss = _whole_gradient(state, data, images, labels, precision, accumulate)
     if sums is not None:
-        sums.copy_(gradients.norm_and_total(gradients.gradients(model.parameters())))
-    optimizer.step()
+        sums.copy_(gradients.norm_and_total(gradients.gradients(state.model.parameters())))
+    state.optimizer.step()
     return loss
 
 
-def backward(model: nn.Module, images: Tensor, labels: Tensor, precision: str) -> Tensor:
-    """Add the gradient of the mean cross-entropy to `.grad`; the loss, detached."""
+def _whole_gradient(
+    state: TrainState,
+    data: Dataset,
+    images: Tensor,
+    labels: Tensor,
+    precision: str,
+    accumulate: bool,
+) -> Tensor | None:
+    """The gradient of the batch into `.grad`; None where memory ran out and a retry may do.
+
+    The failed attempt may have updated BatchNorm's running statistics once more; weights and
+    gradient know nothing of it.
+    """
+    chunks = num_micro_batches(len(labels), state.micro_batch_size)
+    size = -(-len(labels) // chunks)
+    try:
+        if chunks == 1:
+            return backward(state.model, state, data, images, labels, precision)
+        total = torch.zeros((), device=state.device)
+        for some, theirs in zip(
+            torch.tensor_split(images, chunks), torch.tensor_split(labels, chunks), strict=True
+        ):
+            share = len(theirs) / len(labels)
+            total += share * backward(state.model, state, data, some, theirs, precision, share)
+        return total
+    except RuntimeError as error:
+        if not accumulate or not is_out_of_memory(error):
+            raise
+        if size < 4:
+            raise RunError(
+                f"out of memory even with {size} samples at a time; use a smaller model or "
+                "--img-size"
+            ) from error
+    # Outside the except clause, where the traceback would keep the step's tensors alive.
+    state.micro_batch_size = size // 2
+    state.optimizer.zero_grad(set_to_none=True)
+    free_memory(state.device)
+    return None
+
+
+def num_micro_batches(batch_size: int, largest: int | None) -> int:
+    """Near-equal parts of a batch that exceed `largest` by no sample, and are never single.
+
+    BatchNorm cannot train on one sample, so a part may exceed a `largest` below 3.
+    """
+    if largest is None or batch_size <= largest:
+        return 1
+    return min(-(-batch_size // largest), max(1, batch_size // 2))
+
+
+def backward(
+    model: nn.Module,
+    state: TrainState,
+    data: Dataset,
+    images: Tensor,
+    labels: Tensor,
+    precision: str,
+    share: float = 1.0,
+) -> Tensor:
+    """Add the gradient of `share` times the mean cross-entropy to `.grad`; the mean, detached."""
+    inputs = normalize(images, data).contiguous(memory_format=state.memory_format)
     with autocast(images.device, precision):
-        loss = F.cross_entropy(model(images), labels)
-    loss.backward()  # type: ignore[no-untyped-call]
+        loss = F.cross_entropy(model(inputs), labels)
+    (loss if share == 1.0 else share * loss).backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
 
@@ -144,12 +230,14 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 def load_batch(
     data: Dataset, batch: Tensor, state: TrainState, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Images and labels of the index batch; augmented when a generator is given."""
+    """uint8 images and labels of the index batch; augmented when a generator is given.
+
+    The whole batch is augmented at once, so that its images do not depend on how it is split.
+    """
     index = batch.to(state.device)
     images = data.train_images[index]
     if data.augment and generator is not None:
         images = augment(images, generator)
-    images = normalize(images, data).contiguous(memory_format=state.memory_format)
     return images, data.train_labels[index]
 
 
@@ -185,11 +273,12 @@ def measure_noise_scale(
     """Noise scale at the present parameters; leaves model, gradients and random state alone.
 
     `share` of the training samples are seen, but 8 to 64 micro-batches; they have the initial
-    batch size, in training mode, without augmentation: the noise asked about is that of drawing
-    samples.
+    batch size (less where memory forced it), in training mode, without augmentation: the noise
+    asked about is that of drawing samples.
     """
     begin = time.perf_counter()
-    size = min(config.batch_size, len(data.train_labels) // 2)
+    largest = state.micro_batch_size or config.batch_size
+    size = min(config.batch_size, largest, len(data.train_labels) // 2)
     budget = share * len(data.train_labels) / size
     count = min(64, max(8, int(budget)), len(data.train_labels) // size)
     # The window's own pass keeps epoch 0; the passes of a schedule draw anew each time.
@@ -205,7 +294,7 @@ def measure_noise_scale(
         for batch in torch.split(order[: count * size], size):
             state.optimizer.zero_grad(set_to_none=True)
             images, labels = load_batch(data, batch, state)
-            backward(state.model, images, labels, config.precision)
+            backward(state.model, state, data, images, labels, config.precision)
             grads = gradients.gradients(state.model.parameters())
             small.append(gradients.squared_norm(grads))
             if mean:
@@ -221,7 +310,9 @@ def measure_noise_scale(
     return metrics.noise_scale(norms, big.item(), size, time_s=time.perf_counter() - begin)
 
 
-def _train_epoch(state: TrainState, data: Dataset, config: RunConfig, epoch: int) -> dict[str, Any]:
+def _train_epoch(
+    state: TrainState, data: Dataset, config: RunConfig, epoch: int, stop: Callable[[], bool]
+) -> dict[str, Any]:
     """The timed part of an epoch; statistics stay on the device until its end."""
     lr = learning_rate(config, epoch, state.batch_size)
     for group in state.optimizer.param_groups:
@@ -237,11 +328,20 @@ def _train_epoch(state: TrainState, data: Dataset, config: RunConfig, epoch: int
     stride = max(1, len(batches) // MEASURED_STEPS_PER_EPOCH)
     loss_sum = torch.zeros((), device=state.device)
     sums = torch.zeros(-(-len(batches) // stride), 2, device=state.device)
-    for step, batch in enumerate(batches):
-        images, labels = load_batch(data, batch, state, noise)
+    done = 0
+    if state.partial is not None:
+        done = _take_up(state.partial, loss_sum, sums, noise)
+        wall, cpu = wall - state.partial.time_s, cpu - state.partial.cpu_s
+        state.partial = None
+    for step in range(done, len(batches)):
+        if stop():
+            synchronize(state.device)
+            state.partial = _leave(state.device, step, loss_sum, sums, noise, wall, cpu)
+            raise StoppedError
+        images, labels = load_batch(data, batches[step], state, noise)
         measured = sums[step // stride] if step % stride == 0 else None
-        loss = train_step(state.model, state.optimizer, images, labels, config.precision, measured)
-        loss_sum += loss * len(batch)
+        loss = train_step(state, data, images, labels, config.precision, measured)
+        loss_sum += loss * len(labels)
     synchronize(state.device)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     loss_mean = loss_sum.item() / len(data.train_labels)
@@ -259,6 +359,41 @@ def _train_epoch(state: TrainState, data: Dataset, config: RunConfig, epoch: int
         "peak_memory_bytes": peak_memory(state.device),
         **statistics,
     }
+
+
+def _leave(
+    device: torch.device,
+    step: int,
+    loss_sum: Tensor,
+    sums: Tensor,
+    augment_noise: torch.Generator,
+    wall: float,
+    cpu: float,
+) -> PartialEpoch:
+    """An epoch left before `step`, whose clocks started at `wall` and `cpu`."""
+    return PartialEpoch(
+        step=step,
+        loss_sum=loss_sum.cpu(),
+        sums=sums.cpu(),
+        rng=torch.get_rng_state(),
+        device_rng=torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        augment_rng=augment_noise.get_state(),
+        time_s=time.perf_counter() - wall,
+        cpu_s=time.process_time() - cpu,
+    )
+
+
+def _take_up(
+    partial: PartialEpoch, loss_sum: Tensor, sums: Tensor, augment_noise: torch.Generator
+) -> int:
+    """Put everything as `_leave` found it; the step to go on with."""
+    loss_sum.copy_(partial.loss_sum)
+    sums.copy_(partial.sums)
+    torch.set_rng_state(partial.rng)
+    if partial.device_rng is not None:
+        torch.cuda.set_rng_state(partial.device_rng, loss_sum.device)
+    augment_noise.set_state(partial.augment_rng)
+    return partial.step
 
 
 def _gradient_statistics(sums: list[list[float]], components: int) -> dict[str, Any]:

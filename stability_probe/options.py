@@ -100,6 +100,7 @@ POLICY: Sequence[click.Option] = (
 SCHEDULE: Sequence[click.Option] = (
     field_option("seed", "Seed of weights and order of samples."),
     field_option("order_seed", "Seed of the order alone.", unset="--seed"),
+    _flag("Empty the optimizer's moments when the batch changes.", "--reset-moments"),
     *POLICY,
 )
 ROOT = folder_option("Folder of the stored runs.", "-o", "--output")

@@ -139,6 +139,8 @@ class RunResult:
     memory_format: str
     environment: Mapping[str, str]
     epochs: tuple[EpochRecord, ...]
+    normalization: str = ""
+    """batch, layer, group, rms, none or mixed; empty where a run did not record it."""
 
     @property
     def time_s(self) -> float:

@@ -13,12 +13,13 @@ from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset, load_dataset
 from stability_probe.device import describe_environment, use_threads
 from stability_probe.errors import MissingError
-from stability_probe.loop import DivergedError, train
-from stability_probe.models import num_params
+from stability_probe.interrupt import stopping
+from stability_probe.loop import DivergedError, StoppedError, train
+from stability_probe.models import normalization, num_params
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import EpochRecord, RunResult, from_plain, to_plain
 from stability_probe.replay import with_stored_sequence
-from stability_probe.state import TrainState, make_state
+from stability_probe.state import PartialEpoch, TrainState, make_state
 from stability_probe.store import RunDirectory, Store, write_bytes
 from stability_probe.throughput import choose_memory_format
 from stability_probe.user_code import one_line
@@ -33,30 +34,36 @@ def run(
     """Train as `config` says, or report the stored result of a run that finished before.
 
     A run that was interrupted goes on after its last recorded epoch. A run whose loss becomes
-    non-finite is stored with the status diverged. `dataset` is the one `config` names, where the
-    caller has loaded it already.
+    non-finite is stored with the status diverged. SIGINT and SIGTERM let the step under way end,
+    store the state within the epoch and raise `Interrupted`. `dataset` is the one `config` names,
+    where the caller has loaded it already.
     """
     progress = progress or Quiet()
     config = with_stored_sequence(config, store)
-    with use_threads(config.threads), store.open(config) as directory:
+    with use_threads(config.threads), store.open(config) as directory, stopping() as stop:
         finished = directory.result()
         if finished is not None:
             progress.note(f"{finished.run_id} was {finished.status} before; not run again")
             return finished
         dataset = dataset or load_run_data(config)
         state, records = _start_or_resume(config, dataset, directory)
-        if records:
-            progress.note(f"{config.run_id()} goes on after epoch {len(records)}")
+        if records or state.partial:
+            within = f", step {state.partial.step}" if state.partial else ""
+            progress.note(f"{config.run_id()} goes on after epoch {len(records)}{within}")
         progress.start(f"{config.model} {config.scheduler} seed {config.seed}", config.last_epoch)
         for record in records:
             progress.epoch(record)
         status = "finished"
         try:
-            for record in train(state, dataset, config):
+            for record in train(state, dataset, config, stop):
                 directory.append(record)
                 records.append(record)
                 write_bytes(directory.checkpoint, _checkpoint(state))
                 progress.epoch(record)
+                _tell_split(progress, records)
+        except StoppedError:
+            write_bytes(directory.checkpoint, _checkpoint(state))
+            stop.check()
         except DivergedError:
             status = "diverged"
         result = _result(config, state, dataset, records, status)
@@ -81,6 +88,16 @@ def resolve(config: RunConfig, dataset: Dataset) -> RunConfig:
     )
 
 
+def _tell_split(progress: Progress, records: list[EpochRecord]) -> None:
+    """Say once that memory forced a batch to be split."""
+    split = [r for r in records if r.micro_batch_size < r.batch_size]
+    if split and split[0] is records[-1]:
+        r = split[0]
+        progress.note(
+            f"batch {r.batch_size} exceeds the memory: micro-batches of {r.micro_batch_size}"
+        )
+
+
 def _start_or_resume(
     config: RunConfig, dataset: Dataset, directory: RunDirectory
 ) -> tuple[TrainState, list[EpochRecord]]:
@@ -100,7 +117,10 @@ def _start_or_resume(
             "delete it to start over"
         ) from error
     state.epoch, state.batch_size = saved["epoch"], saved["batch_size"]
-    state.previous = from_plain(EpochRecord, saved["previous"])
+    previous, partial = saved["previous"], saved.get("partial")
+    state.previous = None if previous is None else from_plain(EpochRecord, previous)
+    state.partial = None if partial is None else PartialEpoch(**partial)
+    state.micro_batch_size = saved.get("micro_batch_size")
     records = directory.records()[: state.epoch]
     if len(records) < state.epoch:
         raise MissingError(
@@ -121,7 +141,9 @@ def _checkpoint(state: TrainState) -> bytes:
             "scheduler": state.scheduler.state_dict(),
             "epoch": state.epoch,
             "batch_size": state.batch_size,
-            "previous": to_plain(state.previous),
+            "previous": None if state.previous is None else to_plain(state.previous),
+            "micro_batch_size": state.micro_batch_size,
+            "partial": None if state.partial is None else vars(state.partial),
             "channels_last": "on" if last else "off",
         },
         buffer,
@@ -152,6 +174,7 @@ def _result(
         status=status,
         device=str(state.device),
         num_params=num_params(state.model),
+        normalization=normalization(state.model),
         num_train=len(dataset.train_labels),
         num_test=len(dataset.test_labels),
         memory_format=str(state.memory_format).removeprefix("torch."),

@@ -32,6 +32,7 @@ def run_table(r: RunResult) -> Group:
         lines.append(
             f", final accuracy {100 * r.final_accuracy:.2f} %, loss {r.epochs[-1].loss:.4f}"
         )
+    lines.append(_split_words(r))
     changes = [e for e in r.epochs if e.action != "hold"]
     table = Table(box=None, pad_edge=False)
     for column in ("epoch", "batch", "to", "why"):
@@ -40,6 +41,19 @@ def run_table(r: RunResult) -> Group:
         table.add_row(str(e.epoch), str(e.batch_size), str(e.next_batch_size), e.reason)
     last = f"last decision: {r.epochs[-1].reason}" if r.epochs else ""
     return Group(lines, table if changes else Text("the batch never changed"), Text(last, "dim"))
+
+
+def _split_words(r: RunResult) -> str:
+    """What memory forced on the run, and what that means for its numbers."""
+    split = [e for e in r.epochs if e.micro_batch_size < e.batch_size]
+    if not split:
+        return ""
+    sizes = sorted({e.micro_batch_size for e in split})
+    told = f"\nmemory: from epoch {split[0].epoch} on batches ran in parts of {sizes[0]}"
+    told += f" to {sizes[-1]}" if len(sizes) > 1 else ""
+    if r.normalization in ("batch", "mixed"):
+        return f"{told}; BatchNorm saw the parts, so an undivided batch gives other numbers"
+    return f"{told}; an undivided batch gives the same numbers"
 
 
 def runs_json(runs: Sequence[RunSummary]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset
@@ -18,8 +18,27 @@ from stability_probe.schedulers import BatchScheduler, make_scheduler
 
 
 @dataclass
+class PartialEpoch:
+    """An epoch that was left between two steps, with all that its rest depends on."""
+
+    step: int
+    """Steps that are done."""
+    loss_sum: Tensor
+    """Of the samples so far, a scalar."""
+    sums: Tensor
+    """(‖g‖², Σg) of the measured steps, [measured steps, 2]; zero where still to come."""
+    rng: Tensor
+    """State of torch's CPU generator."""
+    device_rng: Tensor | None
+    """State of the CUDA device's generator."""
+    augment_rng: Tensor
+    time_s: float
+    cpu_s: float
+
+
+@dataclass
 class TrainState:
-    """Everything that training changes; consistent whenever `train` has just yielded."""
+    """Everything that training changes; consistent whenever `train` has yielded or stopped."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -31,6 +50,10 @@ class TrainState:
     batch_size: int
     """Of the next epoch."""
     previous: EpochRecord | None
+    micro_batch_size: int | None = None
+    """Largest micro-batch after memory ran out; None while every batch has fitted."""
+    partial: PartialEpoch | None = None
+    """The epoch under way, where training stopped within one."""
 
 
 def make_state(config: RunConfig, dataset: Dataset) -> TrainState:

@@ -22,8 +22,10 @@ import dataclasses
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from stability_probe.config import RunConfig, default_max_batch_size
-from stability_probe.errors import MissingError, UsageError
+from stability_probe.errors import MissingError, ProbeError, UsageError
+from stability_probe.interrupt import Interrupted, raising
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import ThroughputCurve, from_plain, to_plain
 from stability_probe.store import Store, read_json, write_text
@@ -134,40 +137,76 @@ def run_sweep(
 def run_all(
     configs: Sequence[RunConfig], root: Path, jobs: int, progress: Progress | None = None
 ) -> list[str]:
-    """As `run_sweep`, for configs whose memory format is decided."""
+    """As `run_sweep`, for configs whose memory format is decided.
+
+    Interrupted, it starts no further run, asks those under way to store their state, and waits.
+    """
     progress = progress or Quiet()
     progress.start("runs", len(configs))
     failed = []
-    with ThreadPoolExecutor(jobs) as pool:
+    children = _Children()
+    with raising(), ThreadPoolExecutor(jobs) as pool:
         try:
-            codes = pool.map(lambda config: _run_in_process(config, root), configs)
+            codes = pool.map(lambda config: children.run(config, root), configs)
             for config, code in zip(configs, codes, strict=True):
                 progress.step(f"{config.run_id()} {'done' if code == 0 else 'failed'}")
                 if code != 0:
                     failed.append(config.run_id())
-        except BaseException:  # an interrupt: the runs under way end by themselves, no other starts
-            pool.shutdown(cancel_futures=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            children.terminate()
             raise
     return failed
 
 
-def _run_in_process(config: RunConfig, root: Path) -> int:
-    """A crash, a kill or a lack of memory ends this process only."""
-    if (root / config.run_id() / "result.json").exists():
-        return 0
-    threads = str(config.threads or 1)
-    process = subprocess.run(
-        [sys.executable, "-m", "stability_probe.sweep", json.dumps(config.to_dict()), str(root)],
-        env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
-        check=False,
-    )
-    return process.returncode
+class _Children:
+    """The runs under way, each a process of its own: its crash or lack of memory ends no other."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._ending = False
+
+    def run(self, config: RunConfig, root: Path) -> int:
+        """Run to the end; the exit code."""
+        if (root / config.run_id() / "result.json").exists():
+            return 0
+        threads = str(config.threads or 1)
+        command = [sys.executable, "-m", "stability_probe.sweep"]
+        with self._lock:
+            if self._ending:
+                return 128 + signal.SIGTERM
+            process = subprocess.Popen(
+                [*command, json.dumps(config.to_dict()), str(root)],
+                env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+                # A terminal's Ctrl-C reaches the parent alone, which passes it on once.
+                start_new_session=True,
+            )
+            self._running.add(process)
+        try:
+            return process.wait()
+        finally:
+            with self._lock:
+                self._running.discard(process)
+
+    def terminate(self) -> None:
+        """Ask every run to store its state and end."""
+        with self._lock:
+            self._ending = True
+            for process in self._running:
+                process.terminate()
 
 
 def _main(config: str, root: str) -> None:
     from stability_probe.run import run
 
-    run(RunConfig.from_dict(json.loads(config)), Store(Path(root)))
+    try:
+        run(RunConfig.from_dict(json.loads(config)), Store(Path(root)))
+    except Interrupted as interrupted:
+        sys.exit(interrupted.exit_code)
+    except ProbeError as error:
+        print(f"probe: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

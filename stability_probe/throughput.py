@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import resource
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from torch import nn
 
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset
-from stability_probe.device import synchronize
+from stability_probe.device import free_memory, is_out_of_memory, synchronize
 from stability_probe.loop import load_batch, train_step
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import ThroughputCurve, ThroughputPoint
@@ -146,7 +145,7 @@ def _steps(state: TrainState, data: Dataset, config: RunConfig, size: int, count
     begin = time.perf_counter()
     for _ in range(count):
         images, labels = load_batch(data, index, state, generator)
-        train_step(state.model, state.optimizer, images, labels, config.precision)
+        train_step(state, data, images, labels, config.precision, accumulate=False)
     synchronize(state.device)
     return time.perf_counter() - begin
 
@@ -155,20 +154,15 @@ def _fits(state: TrainState, data: Dataset, config: RunConfig, size: int, *, fir
     """Whether one warm-up step at this size has enough memory."""
     try:
         _steps(state, data, config, size, 1)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if first or not _is_out_of_memory(error):
+    except RuntimeError as error:
+        if first or not is_out_of_memory(error):
             raise
-        state.optimizer.zero_grad(set_to_none=True)
-        gc.collect()
-        if state.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return False
-    return True
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """The CPU allocator raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError) or "memory" in str(error).lower()
+    else:
+        return True
+    # Outside the except clause, where the traceback would keep the step's tensors alive.
+    state.optimizer.zero_grad(set_to_none=True)
+    free_memory(state.device)
+    return False
 
 
 def _foresee_out_of_memory(device: torch.device, done: list[int], size: int) -> str | None:

@@ -394,7 +394,7 @@ def test_an_interrupt_starts_no_further_run(
 ) -> None:
     started: list[int] = []
 
-    def slowly(config: RunConfig, root: Path) -> int:
+    def slowly(children: object, config: RunConfig, root: Path) -> int:
         started.append(config.seed)
         time.sleep(0.05)
         return 0
@@ -403,7 +403,7 @@ def test_an_interrupt_starts_no_further_run(
         def step(self, text: str) -> None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweep, "_run_in_process", slowly)
+    monkeypatch.setattr(sweep._Children, "run", slowly)
     configs = [dataclasses.replace(BASE, seed=s) for s in range(50)]
     with pytest.raises(KeyboardInterrupt):
         sweep.run_all(configs, tmp_path, 2, Interrupted())

@@ -341,6 +341,7 @@ LAUNCHER = """
 import json, os, sys
 from pathlib import Path
 from stability_probe.config import RunConfig
+from stability_probe.interrupt import Interrupted
 from stability_probe.run import load_run_data, run
 from stability_probe.store import Store
 
@@ -353,6 +354,8 @@ for line in sys.stdin:  # a store; each run gets a process of its own, forked af
         try:
             run(config, Store(Path(line.strip())))
             code = 0
+        except Interrupted as interrupted:
+            code = interrupted.exit_code
         finally:
             os._exit(code)
     print(pid, flush=True)
@@ -408,20 +411,40 @@ def wait_for_lines(file: Path, count: int) -> None:
         time.sleep(0.001)
 
 
-def test_a_killed_run_goes_on_to_the_very_same_end(
-    tmp_path: Path, launcher: Callable[[RunConfig], Launcher]
+@pytest.mark.parametrize(
+    ("signum", "count", "code"),
+    [
+        (signal.SIGKILL, 30, -signal.SIGKILL),
+        (signal.SIGTERM, 10, 143),
+        (signal.SIGINT, 10, 130),
+    ],
+)
+def test_a_run_ended_at_random_instants_goes_on_to_the_very_same_end(
+    tmp_path: Path,
+    launcher: Callable[[RunConfig], Launcher],
+    signum: signal.Signals,
+    count: int,
+    code: int,
 ) -> None:
-    """kill -9 at five random instants; records and weights are those of an uninterrupted run."""
+    """Real processes; records and weights are those of an uninterrupted run."""
     config = dataclasses.replace(DEBA, epochs=70, scheduler_args={"cooldown": 8, "tolerance": 3.0})
     runs = launcher(config)
     whole, killed = Store(tmp_path / "whole"), Store(tmp_path / "killed")
     chance = random.Random()
-    for epochs in sorted(chance.sample(range(35), 5)):
+    within = 0
+    for epochs in sorted(chance.sample(range(50), count)):
         pid = runs.start(killed.root)
         wait_for_lines(killed.root / config.run_id() / "epochs.jsonl", epochs)
         time.sleep(chance.uniform(0, 0.02))
-        os.kill(pid, signal.SIGKILL)
-        assert runs.exit_code() == -signal.SIGKILL
+        os.kill(pid, signum)
+        ended = runs.exit_code()
+        # Before the handler is there, at the start of a run, Python's own one ends the process.
+        assert ended in (code, -signum, 1)
+        if ended == 1:
+            assert signum == signal.SIGINT
+        if ended == code and signum != signal.SIGKILL:
+            within += load_checkpoint(killed, config)["partial"] is not None
+    assert within > 0 or signum == signal.SIGKILL
     summary = killed.list()[0]
     assert summary.status == "unfinished"
     assert 0 < summary.epochs_done < 70

@@ -234,11 +234,14 @@ def test_processes_fail_alone_and_finished_runs_are_not_repeated(
 
     before, started = times(), []
 
-    def start(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        started.append(RunConfig.from_dict(json.loads(command[-2])).run_id())
-        return subprocess.CompletedProcess(command, 0)
+    class Process:
+        def __init__(self, command: list[str], **_: Any) -> None:
+            started.append(RunConfig.from_dict(json.loads(command[-2])).run_id())
 
-    monkeypatch.setattr(subprocess, "run", start)
+        def wait(self) -> int:
+            return 0
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
     assert run_sweep(configs, root, jobs=2) == []
     assert started == [names[1]]
     assert times() == before

@@ -44,3 +44,26 @@ def blobs(num_train: int = 97, num_test: int = 40, classes: int = 3) -> Dataset:
         mean=(0.5,) * 3,
         std=(0.25,) * 3,
     )
+
+
+class Hungry(nn.Module):
+    """Runs out of memory in training on more than `LIMIT` samples at a time."""
+
+    LIMIT = 12
+    failures = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and len(x) > Hungry.LIMIT:
+            Hungry.failures += 1
+            raise torch.OutOfMemoryError("no memory for so many samples")
+        return x
+
+
+def hungry(num_classes: int, in_chans: int, img_size: int) -> nn.Module:
+    """`plain` with the same weights, but hungry."""
+    return nn.Sequential(plain(num_classes, in_chans, img_size), Hungry())
+
+
+def hungry_net(num_classes: int, in_chans: int) -> nn.Module:
+    """`net`, which has BatchNorm, but hungry."""
+    return nn.Sequential(net(num_classes, in_chans), Hungry())
