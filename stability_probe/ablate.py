@@ -12,7 +12,7 @@ from stability_probe.config import RunConfig
 from stability_probe.errors import RunError
 from stability_probe.paired import mean_interval
 from stability_probe.progress import Progress, Quiet
-from stability_probe.records import ArmOutcome, Claim, RunResult, Study
+from stability_probe.records import ArmOutcome, Claim, RunResult, Study, ThroughputCurve
 from stability_probe.schedulers.deba import thresholds_of
 from stability_probe.study import (
     Arm,
@@ -27,28 +27,28 @@ from stability_probe.study import (
 
 REFERENCE = "deba"
 FIXED = "fixed"
-WHOLE_PROFILE = "thresholds: whole profile"
+WHOLE_PROFILE = "profile thresholds"
 EQUIVALENCE_LEVEL = 0.90
 """Of the interval that must lie within the margin: two one-sided tests at 5 % each."""
 
 _VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("window 5", {"window": 5}),
     ("window 30", {"window": 30}),
-    ("window: full history", {"window": None}),
+    ("full history", {"window": None}),
     ("cooldown 0", {"cooldown": 0}),
     ("cooldown 1", {"cooldown": 1}),
     ("cooldown 3", {"cooldown": 3}),
     ("cooldown 10", {"cooldown": 10}),
     ("window restarts", {"window_mode": "restart"}),
     ("window rescales", {"window_mode": "rescale"}),
-    ("thresholds: 3 epochs", {"calibration_epochs": 3}),
-    ("thresholds: 5 epochs", {"calibration_epochs": 5}),
-    ("thresholds: 10 epochs", {"calibration_epochs": 10}),
+    ("thresholds 3 epochs", {"calibration_epochs": 3}),
+    ("thresholds 5 epochs", {"calibration_epochs": 5}),
+    ("thresholds 10 epochs", {"calibration_epochs": 10}),
 )
 """(name, arguments of deba that differ). The reference has window 15, cooldown 5, carry."""
 
 CLAIMS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("a sliding window, not the full history, is essential", ("window: full history",)),
+    ("a sliding window, not the full history, is essential", ("full history",)),
     ("a cooldown of 5 or more epochs is essential", ("cooldown 0", "cooldown 1", "cooldown 3")),
 )
 """(the paper's claim, arms that lack what it calls essential)."""
@@ -69,21 +69,18 @@ def ablate(
     """
     progress = progress or Quiet()
     plain = dataclasses.replace(config, scheduler="fixed", scheduler_args={})
-    config = dataclasses.replace(
-        resolve_for_study(plain, root, progress),
-        scheduler="deba",
-        scheduler_args=config.scheduler_args,
-    )
+    plain, curve = resolve_for_study(plain, root, progress)
+    config = dataclasses.replace(plain, scheduler="deba", scheduler_args=config.scheduler_args)
     arms = independent_arms(config, seeds)
     results = dict(run_arms(arms, root, jobs, progress))
     profile = profile_arm(arms, results)
     results.update(run_arms([profile], root, jobs, progress))
-    return ablation_study([*arms, profile], results)
+    return ablation_study([*arms, profile], results, curve)
 
 
-def ablation_study(arms: Sequence[Arm], results: Results) -> Study:
+def ablation_study(arms: Sequence[Arm], results: Results, curve: ThroughputCurve) -> Study:
     """The finished arms side by side, with the paper's claims judged."""
-    study = make_study(arms, results, reference=REFERENCE)
+    study = make_study(arms, results, curve=curve, reference=REFERENCE)
     claims = [judge(study, text, names) for text, names in CLAIMS]
     told = "; ".join(f"{c.text}: {c.verdict}" for c in claims)
     return concluded(study, f"{told[0].upper()}{told[1:]}.", claims)
@@ -96,13 +93,13 @@ def independent_arms(config: RunConfig, seeds: Sequence[int]) -> list[Arm]:
 
     arms = [
         make_arm(REFERENCE, "reference", config, seeds),
-        in_other_order("deba, other order", config, seeds),
+        in_other_order("deba reordered", config, seeds),
         make_arm(FIXED, "fixed", fixed, seeds),
     ]
     for name, changes in _VARIANTS:
         arms.append(make_arm(name, "schedule", config, seeds, scheduler_args={**shared, **changes}))
     if config.optimizer == "sgd" and config.lr_rule == "none":
-        arms.append(make_arm("rate: linear rule", "schedule", config, seeds, lr_rule="linear"))
+        arms.append(make_arm("linear rate rule", "schedule", config, seeds, lr_rule="linear"))
     return arms
 
 

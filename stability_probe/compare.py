@@ -20,7 +20,7 @@ from stability_probe.datasets import Dataset
 from stability_probe.errors import UsageError
 from stability_probe.optim import scale_lr
 from stability_probe.progress import Progress, Quiet
-from stability_probe.records import ArmOutcome, Contrast, RunResult, Study
+from stability_probe.records import ArmOutcome, Contrast, RunResult, Study, ThroughputCurve
 from stability_probe.run import load_run_data
 from stability_probe.schedulers import make_scheduler
 from stability_probe.schedulers.base import GRID
@@ -40,7 +40,7 @@ RIVALS = ("deba", "timed", "adabatch", "noise_scale", "norm_test")
 MULTIPLES = (2, 4, 8)
 """Of the initial batch: the larger fixed batches."""
 FIXED = "fixed"
-AGAIN = "fixed, other order"
+AGAIN = "fixed reordered"
 REPLAYED = "deba replayed"
 SCATTERED = "deba at random"
 AVERAGE = "deba's average"
@@ -72,17 +72,17 @@ def compare(
     progress = progress or Quiet()
     dataset = load_run_data(config)
     check_schedulers(config, schedulers, dataset)
-    config = resolve_for_study(config, root, progress)
+    config, curve = resolve_for_study(config, root, progress)
     arms = independent_arms(config, seeds, schedulers, len(dataset.train_labels))
     results = dict(run_arms(arms, root, jobs, progress))
     controls = deba_controls(arms, results)
     results.update(run_arms(controls, root, jobs, progress))
-    return compare_study([*arms, *controls], results)
+    return compare_study([*arms, *controls], results, curve)
 
 
-def compare_study(arms: Sequence[Arm], results: Results) -> Study:
+def compare_study(arms: Sequence[Arm], results: Results, curve: ThroughputCurve) -> Study:
     """The finished arms side by side, with the advice that follows."""
-    study = make_study(arms, results, reference=FIXED, contrasts=CONTRASTS)
+    study = make_study(arms, results, curve=curve, reference=FIXED, contrasts=CONTRASTS)
     return concluded(study, advise(study))
 
 
@@ -108,7 +108,7 @@ def independent_arms(
         size = k * config.batch_size
         if size > num_train:
             continue
-        for told, rule in (("", "none"), (", rate x{:g}", _RATE_RULE[config.optimizer])):
+        for told, rule in (("", "none"), (", lr x{:g}", _RATE_RULE[config.optimizer])):
             factor = scale_lr(rule, config.optimizer, k)
             name = f"fixed x{k}{told.format(factor)}"
             largest = max(size, config.max_batch_size) if config.max_batch_size else None

@@ -322,6 +322,10 @@ class ArmOutcome:
     time_to_target_s: tuple[float | None, ...]
     """One a seed: until the reference's final accuracy minus 0.5 pp; None on a miss."""
     time_saved_pct: Difference | None
+    """As measured."""
+    curve_saved_pct: Difference | None
+    """By the batch sizes and the throughput curve of a quiet machine; what a schedule measures
+    for itself is not in it."""
     accuracy_delta_pp: Difference | None
 
 
@@ -333,6 +337,7 @@ class Contrast:
     arm: str
     against: str
     time_saved_pct: Difference
+    curve_saved_pct: Difference
     accuracy_delta_pp: Difference
 
 
@@ -358,6 +363,7 @@ class Study:
     clock: str
     """cpu_s or time_s: which seconds the study compares."""
     environment: Mapping[str, str]
+    curve: ThroughputCurve
     noise_time_pct: float | None
     """Largest difference in time of an A/A pair; None where none was run."""
     noise_accuracy_pp: float | None
@@ -420,6 +426,7 @@ def _revive(kind: type | None, value: Any) -> Any:
     return value
 
 
+_DIFFERENCES = ("time_saved_pct", "curve_saved_pct", "accuracy_delta_pp")
 _NESTED_FIELDS: dict[type, dict[str, type]] = {
     EpochRecord: {"noise": NoiseScaleRecord, "evidence": Evidence},
     RunResult: {"epochs": EpochRecord},
@@ -433,11 +440,15 @@ _NESTED_FIELDS: dict[type, dict[str, type]] = {
     ArmOutcome: {
         "time_s": MeanStd,
         "accuracy": MeanStd,
-        "time_saved_pct": Difference,
-        "accuracy_delta_pp": Difference,
+        **dict.fromkeys(_DIFFERENCES, Difference),
     },
-    Contrast: {"time_saved_pct": Difference, "accuracy_delta_pp": Difference},
-    Study: {"arms": ArmOutcome, "contrasts": Contrast, "claims": Claim},
+    Contrast: dict.fromkeys(_DIFFERENCES, Difference),
+    Study: {
+        "curve": ThroughputCurve,
+        "arms": ArmOutcome,
+        "contrasts": Contrast,
+        "claims": Claim,
+    },
     Characterization: {
         "metrics": StabilityMetrics,
         "windows": EpochRecord,

@@ -22,6 +22,7 @@ from stability_probe.records import (
     Difference,
     RunResult,
     Study,
+    ThroughputCurve,
 )
 from stability_probe.store import read_result
 from stability_probe.sweep import curve_path, measure_curves, run_all, with_memory_format
@@ -65,10 +66,15 @@ def in_other_order(name: str, base: RunConfig, seeds: Sequence[int]) -> Arm:
     return Arm(name=name, role="noise", configs=configs)
 
 
-def resolve_for_study(config: RunConfig, root: Path, progress: Progress) -> RunConfig:
-    """`config` with the memory format that all its arms share, measured once and kept in `root`."""
+def resolve_for_study(
+    config: RunConfig, root: Path, progress: Progress
+) -> tuple[RunConfig, ThroughputCurve]:
+    """`config` with the memory format that all its arms share, and the throughput curve.
+
+    Measured once, while nothing of the study runs, and kept in `root`.
+    """
     curve = measure_curves([config], root, progress)[curve_path(root, config)]
-    return with_memory_format(config, curve.memory_format)
+    return with_memory_format(config, curve.memory_format), curve
 
 
 def run_arms(arms: Sequence[Arm], root: Path, jobs: int, progress: Progress) -> Results:
@@ -85,6 +91,7 @@ def make_study(
     arms: Sequence[Arm],
     results: Results,
     *,
+    curve: ThroughputCurve,
     reference: str,
     contrasts: Sequence[tuple[str, str, str]] = (),
 ) -> Study:
@@ -104,13 +111,13 @@ def make_study(
     floor_accuracy = max((abs(v) for v in _accuracy_delta(noise, base)), default=None)
     tested = [n for n, arm in by_name.items() if n in runs and arm.role not in _NOT_TESTED]
     pairs = {name: (runs[name], base) for name in tested}
-    differences = _differences(pairs, clock, floor_time, floor_accuracy)
+    differences = _differences(pairs, clock, curve, floor_time, floor_accuracy)
     contrasted = {
         (name, arm, against): (runs[arm], runs[against])
         for name, arm, against in contrasts
         if arm in runs and against in runs
     }
-    contrast_differences = _differences(contrasted, clock, floor_time, floor_accuracy)
+    contrast_differences = _differences(contrasted, clock, curve, floor_time, floor_accuracy)
     first = by_name[reference].configs
     return Study(
         config=first[0].to_dict(),
@@ -118,13 +125,14 @@ def make_study(
         reference=reference,
         clock=clock,
         environment=dict(base[0].environment),
+        curve=curve,
         noise_time_pct=floor_time,
         noise_accuracy_pp=floor_accuracy,
         detectable_sd=paired.detectable_sd(len(base), len(tested)),
         arms=tuple(_outcome(arm, results, base, clock, differences.get(arm.name)) for arm in arms),
         contrasts=tuple(
-            Contrast(name=name, arm=arm, against=other, time_saved_pct=t, accuracy_delta_pp=a)
-            for (name, arm, other), (t, a) in contrast_differences.items()
+            Contrast(name=name, arm=arm, against=other, **found)
+            for (name, arm, other), found in contrast_differences.items()
         ),
         claims=(),
         advice="",
@@ -137,6 +145,7 @@ def concluded(study: Study, advice: str, claims: Sequence[Claim] = ()) -> Study:
 
 
 _NOT_TESTED = ("reference", "noise")
+_DIFFERENCES = ("time_saved_pct", "curve_saved_pct", "accuracy_delta_pp")
 
 
 def _finished(arm: Arm, results: Results) -> list[RunResult] | None:
@@ -147,19 +156,38 @@ def _finished(arm: Arm, results: Results) -> list[RunResult] | None:
 def _differences(
     pairs: Mapping[_Key, tuple[list[RunResult], list[RunResult]]],
     clock: str,
+    curve: ThroughputCurve,
     floor_time: float | None,
     floor_accuracy: float | None,
-) -> dict[_Key, tuple[Difference, Difference]]:
-    """(time saved, accuracy change) of each pair, corrected for their number together.
-
-    Times are tested as logarithms of their ratio, which are symmetric.
-    """
-    saved = [_time_saved(runs, base, clock) for runs, base in pairs.values()]
-    ratios = [[math.log(1 - value / 100) for value in values] for values in saved]
+) -> dict[_Key, dict[str, Difference]]:
+    """The differences of each pair by field name, each corrected for the number of pairs."""
+    measured = [_time_saved(runs, base, clock) for runs, base in pairs.values()]
+    by_curve = [_curve_saved(runs, base, curve) for runs, base in pairs.values()]
     deltas = [_accuracy_delta(runs, base) for runs, base in pairs.values()]
-    times = paired.differences(saved, ratios, floor_time)
-    accuracies = paired.differences(deltas, deltas, floor_accuracy)
-    return dict(zip(pairs, zip(times, accuracies, strict=True), strict=True))
+    found = {
+        "time_saved_pct": paired.differences(measured, _log_ratios(measured), floor_time),
+        # Read off the batch sizes: there is no noise in it that a repeat would show.
+        "curve_saved_pct": paired.differences(by_curve, _log_ratios(by_curve), None),
+        "accuracy_delta_pp": paired.differences(deltas, deltas, floor_accuracy),
+    }
+    return {
+        key: {field: values[index] for field, values in found.items()}
+        for index, key in enumerate(pairs)
+    }
+
+
+def _log_ratios(saved: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Logarithms of time ratios, which are symmetric: what the test looks at."""
+    return [[math.log(1 - value / 100) for value in values] for values in saved]
+
+
+def _curve_saved(
+    runs: list[RunResult], base: list[RunResult], curve: ThroughputCurve
+) -> list[float]:
+    def seconds(run: RunResult) -> float:
+        return float(metrics.path_time_s(curve, run.batch_sizes, run.num_train))
+
+    return [metrics.saved_pct(seconds(r), seconds(b)) for r, b in zip(runs, base, strict=True)]
 
 
 def _time_saved(runs: list[RunResult] | None, base: list[RunResult], clock: str) -> list[float]:
@@ -185,7 +213,7 @@ def _outcome(
     results: Results,
     base: list[RunResult],
     clock: str,
-    differences: tuple[Difference, Difference] | None,
+    differences: Mapping[str, Difference] | None,
 ) -> ArmOutcome:
     ids = tuple(c.run_id() for c in arm.configs)
     found = arm.results(results)
@@ -204,6 +232,7 @@ def _outcome(
             peak_memory_bytes=None,
             time_to_target_s=(),
             time_saved_pct=None,
+            curve_saved_pct=None,
             accuracy_delta_pp=None,
         )
     to_target = [
@@ -224,6 +253,5 @@ def _outcome(
         mean_batch_size=float(np.mean([np.mean(r.batch_sizes) for r in runs])),
         peak_memory_bytes=max(known) if len(known) == len(peaks) else None,
         time_to_target_s=tuple(s if math.isfinite(s) else None for s in to_target),
-        time_saved_pct=differences[0] if differences else None,
-        accuracy_delta_pp=differences[1] if differences else None,
+        **(differences or dict.fromkeys(_DIFFERENCES)),
     )
