@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from stability_probe.errors import ProbeError
+from stability_probe.launch import follows, processes
 from stability_probe.settings import near
 
 EXIT_CODES = """\b
@@ -29,6 +30,10 @@ with -C, such as batch-size = 32. A flag wins over the environment, that over th
 """
 
 
+_FOR_SEVERAL = ("run",)
+"""Commands that torchrun may start in several processes."""
+
+
 class Command(click.Command):
     """Ends in one line on stderr and a documented exit code, whatever goes wrong inside."""
 
@@ -39,6 +44,8 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         verbose = ctx.params.get("verbose", False)
+        if processes() > 1 and self.name not in _FOR_SEVERAL:
+            raise click.UsageError(f"torchrun starts one run only; use probe {self.name} without")
         try:
             with warnings.catch_warnings():
                 if not verbose:  # libraries warn about what is no concern of the user
@@ -133,7 +140,10 @@ def _explain_os_error(error: OSError) -> str:
 
 
 def complain(message: str, cause: BaseException | None = None) -> None:
-    """One line on stderr; below it the traceback of `cause`, if any."""
+    """One line on stderr; below it the traceback of `cause`, if any. Of several processes the
+    first speaks for all."""
+    if follows():
+        return
     click.echo(f"probe: {' '.join(message.split())}", err=True)
     if cause is not None:
         click.echo("".join(traceback.format_exception(cause)), err=True, nl=False)

@@ -10,6 +10,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,7 @@ def train(
         batch_size, previous = state.batch_size, state.previous
         measured = _train_epoch(state, data, config, epoch, stop)
         noise = _noise_of_epoch(state, data, config, epoch, measured)
+        state.world.agree_on_buffers(state.model)
         begin = time.perf_counter()
         test_loss, test_accuracy = evaluate(state, data, config.precision)
         if not math.isfinite(test_loss):
@@ -91,19 +93,25 @@ def train(
             next_batch_size=batch_size,
             **measured,
         )
-        decision = state.scheduler.step(record)
-        record = dataclasses.replace(
-            record,
-            action=decision.action,
-            next_batch_size=decision.batch_size,
-            reason=decision.reason,
-            cooldown_left=decision.cooldown_left,
-            evidence=decision.evidence,
-        )
-        if config.reset_moments and decision.batch_size != batch_size:
+        # The leader decides, on its own clocks: every process goes on with its record.
+        record = state.world.lead(partial(_decided, state, record))
+        if config.reset_moments and record.next_batch_size != batch_size:
             state.optimizer.state.clear()
-        state.epoch, state.batch_size, state.previous = epoch, decision.batch_size, record
+        state.epoch, state.batch_size, state.previous = epoch, record.next_batch_size, record
         yield record
+
+
+def _decided(state: TrainState, record: EpochRecord) -> EpochRecord:
+    """`record` with what the schedule decides on it."""
+    decision = state.scheduler.step(record)
+    return dataclasses.replace(
+        record,
+        action=decision.action,
+        next_batch_size=decision.batch_size,
+        reason=decision.reason,
+        cooldown_left=decision.cooldown_left,
+        evidence=decision.evidence,
+    )
 
 
 def _noise_of_epoch(
@@ -141,6 +149,9 @@ def train_step(
 ) -> Tensor:
     """One update on uint8 images [B, C, H, W] and labels [B]; the mean loss, not synced.
 
+    In one process of several, the update is that of all their samples together, the loss that
+    of its own share.
+
     `sums`, float32 of shape [2] on the device, receives (‖g‖², Σg) between backward and step.
     Where memory does not suffice, the batch is split and its gradient accumulated, here and from
     now on; with `accumulate` off the error is raised.
@@ -171,6 +182,8 @@ def _whole_gradient(
     chunks = num_micro_batches(len(labels), state.micro_batch_size)
     size = -(-len(labels) // chunks)
     try:
+        if state.world.size > 1:
+            return _backward_share(state, data, images, labels, precision)
         if chunks == 1:
             return backward(state.model, state, data, images, labels, precision)
         total = torch.zeros((), device=state.device)
@@ -183,6 +196,11 @@ def _whole_gradient(
     except RuntimeError as error:
         if not accumulate or not is_out_of_memory(error):
             raise
+        if state.world.size > 1:
+            raise RunError(
+                f"out of memory with {len(labels)} samples a process; use a smaller "
+                "--max-batch-size, or more processes"
+            ) from error
         if size < 4:
             raise RunError(
                 f"out of memory even with {size} samples at a time; use a smaller model or "
@@ -193,6 +211,20 @@ def _whole_gradient(
     state.optimizer.zero_grad(set_to_none=True)
     free_memory(state.device)
     return None
+
+
+def _backward_share(
+    state: TrainState, data: Dataset, images: Tensor, labels: Tensor, precision: str
+) -> Tensor:
+    """The gradient of the whole batch into `.grad` of every process.
+
+    DistributedDataParallel takes the mean over processes; the shares of a batch may differ by
+    one sample, so each counts by its size.
+    """
+    world, mine = state.world, state.world.share(labels)
+    weight = len(mine) * world.size / len(labels)
+    own = world.share(images)
+    return backward(state.parallel, state, data, own, mine, precision, weight)
 
 
 def num_micro_batches(batch_size: int, largest: int | None) -> int:
@@ -241,28 +273,36 @@ def load_batch(
     return images, data.train_labels[index]
 
 
-def epoch_batches(num_samples: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
+def epoch_batches(
+    num_samples: int, batch_size: int, generator: torch.Generator, smallest: int = 2
+) -> list[Tensor]:
     """Index batches of one epoch: every sample exactly once, in random order.
 
-    A single sample left over joins the batch before it, since BatchNorm cannot train on one.
+    Fewer than `smallest` samples left over join the batch before them, since BatchNorm cannot
+    train on one.
     """
     batches = list(torch.split(torch.randperm(num_samples, generator=generator), batch_size))
-    if len(batches) > 1 and len(batches[-1]) == 1:
+    if len(batches) > 1 and len(batches[-1]) < smallest:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches
 
 
 def evaluate(state: TrainState, data: Dataset, precision: str) -> tuple[float, float]:
-    """Mean test loss and the fraction of test samples classified correctly."""
+    """Mean test loss and the fraction of test samples classified correctly.
+
+    Every process takes its share of the samples.
+    """
     state.model.eval()
     total = torch.zeros(2, device=state.device)
+    test_images, test_labels = map(state.world.share, (data.test_images, data.test_labels))
     with torch.inference_mode(), autocast(state.device, precision):
-        for start in range(0, len(data.test_labels), EVAL_BATCH_SIZE):
-            labels = data.test_labels[start : start + EVAL_BATCH_SIZE]
-            images = normalize(data.test_images[start : start + EVAL_BATCH_SIZE], data)
+        for start in range(0, len(test_labels), EVAL_BATCH_SIZE):
+            labels = test_labels[start : start + EVAL_BATCH_SIZE]
+            images = normalize(test_images[start : start + EVAL_BATCH_SIZE], data)
             logits = state.model(images.contiguous(memory_format=state.memory_format)).float()
             total[0] += F.cross_entropy(logits, labels, reduction="sum")
             total[1] += (logits.argmax(dim=1) == labels).sum()
+    state.world.add_up(total)
     loss, correct = (total / len(data.test_labels)).tolist()
     return loss, correct
 
@@ -317,14 +357,16 @@ def _train_epoch(
     lr = learning_rate(config, epoch, state.batch_size)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
-    torch.manual_seed(_seed(config.stream_seed, epoch, "model"))
+    rank = f" {state.world.rank}" if state.world.rank else ""
+    torch.manual_seed(_seed(config.stream_seed, epoch, f"model{rank}"))
     shuffle = _generator(config.stream_seed, epoch, "order")
     noise = _generator(config.stream_seed, epoch, "augment")
     state.model.train()
     reset_peak_memory(state.device)
     synchronize(state.device)
     wall, cpu = time.perf_counter(), time.process_time()
-    batches = epoch_batches(len(data.train_labels), state.batch_size, shuffle)
+    smallest = 2 * state.world.size
+    batches = epoch_batches(len(data.train_labels), state.batch_size, shuffle, smallest)
     stride = max(1, len(batches) // MEASURED_STEPS_PER_EPOCH)
     loss_sum = torch.zeros((), device=state.device)
     sums = torch.zeros(-(-len(batches) // stride), 2, device=state.device)
@@ -341,7 +383,8 @@ def _train_epoch(
         images, labels = load_batch(data, batches[step], state, noise)
         measured = sums[step // stride] if step % stride == 0 else None
         loss = train_step(state, data, images, labels, config.precision, measured)
-        loss_sum += loss * len(labels)
+        loss_sum += loss * len(state.world.share(labels))
+    state.world.add_up(loss_sum)
     synchronize(state.device)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     loss_mean = loss_sum.item() / len(data.train_labels)

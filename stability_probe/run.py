@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +16,11 @@ import torch
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset, load_dataset
 from stability_probe.device import describe_environment, use_threads
-from stability_probe.errors import MissingError
-from stability_probe.interrupt import stopping
-from stability_probe.loop import DivergedError, StoppedError, train
+from stability_probe.distributed import World, joined
+from stability_probe.errors import MissingError, UsageError
+from stability_probe.interrupt import Interrupted, Stop, stopping
+from stability_probe.launch import follows
+from stability_probe.loop import DivergedError, StoppedError, never, train
 from stability_probe.models import normalization, num_params
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import EpochRecord, RunResult, from_plain, to_plain
@@ -38,37 +44,67 @@ def run(
     store the state within the epoch and raise `Interrupted`. `dataset` is the one `config` names,
     where the caller has loaded it already.
     """
-    progress = progress or Quiet()
-    config = with_stored_sequence(config, store)
-    with use_threads(config.threads), store.open(config) as directory, stopping() as stop:
-        finished = directory.result()
-        if finished is not None:
-            progress.note(f"{finished.run_id} was {finished.status} before; not run again")
-            return finished
-        dataset = dataset or load_run_data(config)
-        state, records = _start_or_resume(config, dataset, directory)
-        if records or state.partial:
-            within = f", step {state.partial.step}" if state.partial else ""
-            progress.note(f"{config.run_id()} goes on after epoch {len(records)}{within}")
-        progress.start(f"{config.model} {config.scheduler} seed {config.seed}", config.last_epoch)
-        for record in records:
+    progress = Quiet() if progress is None or follows() else progress
+    with use_threads(config.threads), joined(config.device) as world, stopping() as stop:
+        config = world.lead(partial(with_stored_sequence, config, store))
+        with _opened(config, store, world) as directory:
+            finished = world.lead(directory.result)
+            if finished is not None:
+                progress.note(f"{finished.run_id} was {finished.status} before; not run again")
+                return finished
+            dataset = dataset or load_run_data(config)
+            return _train(config, dataset, directory, world, progress, stop)
+
+
+@contextmanager
+def _opened(config: RunConfig, store: Store, world: World) -> Iterator[RunDirectory]:
+    """The run's directory: the leader's, locked; the others never write."""
+    with ExitStack() as stack:
+        # The lock stays with the leader; where it lies is for all to know.
+        path = world.lead(lambda: stack.enter_context(store.open(config)).path)
+        yield RunDirectory(path)
+
+
+def _train(
+    config: RunConfig,
+    dataset: Dataset,
+    directory: RunDirectory,
+    world: World,
+    progress: Progress,
+    stop: Stop,
+) -> RunResult:
+    state, records = _start_or_resume(config, dataset, directory, world)
+    if records or state.partial:
+        within = f", step {state.partial.step}" if state.partial else ""
+        progress.note(f"{config.run_id()} goes on after epoch {len(records)}{within}")
+    progress.start(f"{config.model} {config.scheduler} seed {config.seed}", config.last_epoch)
+    for record in records:
+        progress.epoch(record)
+    status = "finished"
+    # Processes cannot leave an epoch at different steps: several stop between epochs only.
+    stop_within = stop if world.size == 1 else never
+    try:
+        for record in train(state, dataset, config, stop_within):
+            records.append(record)
+            world.lead(partial(_keep, directory, record, state))
             progress.epoch(record)
-        status = "finished"
-        try:
-            for record in train(state, dataset, config, stop):
-                directory.append(record)
-                records.append(record)
-                write_bytes(directory.checkpoint, _checkpoint(state))
-                progress.epoch(record)
-                _tell_split(progress, records)
-        except StoppedError:
-            write_bytes(directory.checkpoint, _checkpoint(state))
-            stop.check()
-        except DivergedError:
-            status = "diverged"
-        result = _result(config, state, dataset, records, status)
-        directory.finish(result)
-        return result
+            _tell_split(progress, records)
+            if world.size > 1 and world.any(stop()) and state.epoch < config.last_epoch:
+                raise Interrupted(stop.signum or signal.SIGTERM)
+    except StoppedError:
+        write_bytes(directory.checkpoint, _checkpoint(state))
+        stop.check()
+    except DivergedError:
+        status = "diverged"
+    result = _result(config, state, dataset, records, status)
+    world.lead(partial(directory.finish, result))
+    return result
+
+
+def _keep(directory: RunDirectory, record: EpochRecord, state: TrainState) -> None:
+    """Record first, then the state that knows it: a kill between the two loses this epoch."""
+    directory.append(record)
+    write_bytes(directory.checkpoint, _checkpoint(state))
 
 
 def load_run_data(config: RunConfig) -> Dataset:
@@ -99,21 +135,47 @@ def _tell_split(progress: Progress, records: list[EpochRecord]) -> None:
 
 
 def _start_or_resume(
-    config: RunConfig, dataset: Dataset, directory: RunDirectory
+    config: RunConfig, dataset: Dataset, directory: RunDirectory, world: World
 ) -> tuple[TrainState, list[EpochRecord]]:
     """State and records after the last epoch that is whole on the disk."""
+    saved, records, config = world.lead(partial(_found, config, dataset, directory, world))
+    state = make_state(config, dataset, world)
+    if saved is not None:
+        _restore(state, saved, directory.checkpoint)
+    return state, records
+
+
+def _found(
+    config: RunConfig, dataset: Dataset, directory: RunDirectory, world: World
+) -> tuple[dict[str, Any] | None, list[EpochRecord], RunConfig]:
+    """The stored state, if any, its records, and the config with its memory format decided."""
     if not directory.checkpoint.exists():
         directory.keep([])
-        return make_state(resolve(config, dataset), dataset), []
+        return None, [], resolve(config, dataset)
     saved = _read_checkpoint(directory.checkpoint)
-    state = make_state(dataclasses.replace(config, channels_last=saved["channels_last"]), dataset)
+    before = saved.get("processes", 1)
+    if before != world.size:
+        raise UsageError(
+            f"{config.run_id()} was begun by {before} processes, which see other batches than "
+            f"{world.size}; use torchrun --nproc-per-node {before}, or another -o"
+        )
+    records = directory.records()[: saved["epoch"]]
+    if len(records) < saved["epoch"]:
+        raise MissingError(
+            f"{directory.path} lacks records of epochs its checkpoint has; delete it to start over"
+        )
+    directory.keep(records)
+    return saved, records, dataclasses.replace(config, channels_last=saved["channels_last"])
+
+
+def _restore(state: TrainState, saved: dict[str, Any], checkpoint: Path) -> None:
     state.model.load_state_dict(saved["model"])
     state.optimizer.load_state_dict(saved["optimizer"])
     try:
         state.scheduler.load_state_dict(saved["scheduler"])
     except (KeyError, TypeError) as error:
         raise MissingError(
-            f"{directory.checkpoint} is of another version of probe ({one_line(error)}); "
+            f"{checkpoint} is of another version of probe ({one_line(error)}); "
             "delete it to start over"
         ) from error
     state.epoch, state.batch_size = saved["epoch"], saved["batch_size"]
@@ -121,13 +183,6 @@ def _start_or_resume(
     state.previous = None if previous is None else from_plain(EpochRecord, previous)
     state.partial = None if partial is None else PartialEpoch(**partial)
     state.micro_batch_size = saved.get("micro_batch_size")
-    records = directory.records()[: state.epoch]
-    if len(records) < state.epoch:
-        raise MissingError(
-            f"{directory.path} lacks records of epochs its checkpoint has; delete it to start over"
-        )
-    directory.keep(records)
-    return state, records
 
 
 def _checkpoint(state: TrainState) -> bytes:
@@ -144,6 +199,7 @@ def _checkpoint(state: TrainState) -> bytes:
             "previous": None if state.previous is None else to_plain(state.previous),
             "micro_batch_size": state.micro_batch_size,
             "partial": None if state.partial is None else vars(state.partial),
+            "processes": state.world.size,
             "channels_last": "on" if last else "off",
         },
         buffer,
@@ -168,6 +224,7 @@ def _result(
     records: list[EpochRecord],
     status: str,
 ) -> RunResult:
+    several = {"processes": str(state.world.size)} if state.world.size > 1 else {}
     return RunResult(
         run_id=config.run_id(),
         config=config.to_dict(),
@@ -178,6 +235,6 @@ def _result(
         num_train=len(dataset.train_labels),
         num_test=len(dataset.test_labels),
         memory_format=str(state.memory_format).removeprefix("torch."),
-        environment=describe_environment(state.device),
+        environment=describe_environment(state.device) | several,
         epochs=tuple(records),
     )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset
 from stability_probe.device import resolve_device
+from stability_probe.distributed import World
 from stability_probe.errors import UsageError
 from stability_probe.models import check_model, make_model, normalization
 from stability_probe.optim import learning_rate, make_optimizer
@@ -41,6 +42,9 @@ class TrainState:
     """Everything that training changes; consistent whenever `train` has yielded or stopped."""
 
     model: nn.Module
+    parallel: nn.Module
+    """The model as it is called in training: itself, or wrapped for several processes."""
+    world: World
     optimizer: torch.optim.Optimizer
     scheduler: BatchScheduler
     device: torch.device
@@ -56,12 +60,13 @@ class TrainState:
     """The epoch under way, where training stopped within one."""
 
 
-def make_state(config: RunConfig, dataset: Dataset) -> TrainState:
-    """Model, optimizer and schedule before the first epoch.
+def make_state(config: RunConfig, dataset: Dataset, world: World | None = None) -> TrainState:
+    """Model, optimizer and schedule before the first epoch, in one process of `world`.
 
     `config.channels_last` must be resolved to on or off. Raises `UsageError` when model, batch
     and data do not fit together.
     """
+    world = world or World()
     device = resolve_device(config.device)
     torch.manual_seed(config.seed)
     image = dataset.train_images[0]
@@ -72,12 +77,14 @@ def make_state(config: RunConfig, dataset: Dataset) -> TrainState:
     }
     model = make_model(config.model, **shape)
     check_model(model, config.model, **shape)
-    _check_batch(config, model, len(dataset.train_labels))
+    _check_batch(config, model, len(dataset.train_labels), world)
     memory_format = torch.channels_last if config.channels_last == "on" else torch.contiguous_format
     model = model.to(device).to(memory_format=memory_format)
     learning_rate(config, 1, config.batch_size)
     return TrainState(
         model=model,
+        parallel=world.wrap(model),
+        world=world,
         optimizer=make_optimizer(model, config),
         scheduler=make_scheduler(config, len(dataset.train_labels)),
         device=device,
@@ -88,11 +95,16 @@ def make_state(config: RunConfig, dataset: Dataset) -> TrainState:
     )
 
 
-def _check_batch(config: RunConfig, model: nn.Module, num_train: int) -> None:
+def _check_batch(config: RunConfig, model: nn.Module, num_train: int, world: World) -> None:
     if config.batch_size > num_train:
         raise UsageError(
             f"batch {config.batch_size} is larger than the {num_train} training samples of "
             f"{config.data}; use -b {num_train} or less"
+        )
+    if world.size > 1 and config.batch_size < 2 * world.size:
+        raise UsageError(
+            f"batch {config.batch_size} leaves {world.size} processes fewer than 2 samples each; "
+            f"use -b {2 * world.size} or more, or fewer processes"
         )
     if config.batch_size == 1 and normalization(model) in ("batch", "mixed"):
         raise UsageError(

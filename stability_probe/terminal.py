@@ -17,6 +17,7 @@ from rich.progress import Progress as Bar
 from rich.table import Column
 
 from stability_probe.errors import RunError
+from stability_probe.launch import follows
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import EpochRecord
 
@@ -122,7 +123,7 @@ def make_progress(
     quiet: bool = False, no_progress: bool = False, verbose: bool = False
 ) -> Progress:
     """What suits stderr: a bar on a terminal; elsewhere lines if `verbose`, else nothing."""
-    if quiet or no_progress:
+    if quiet or no_progress or follows():
         return Quiet()
     if sys.stderr.isatty():
         return TerminalProgress()
@@ -141,10 +142,13 @@ def watching(options: Mapping[str, Any]) -> Iterator[Progress]:
 
 
 def print_result(as_json: bool, values: Callable[[], Any], shown: Callable[[], Any]) -> None:
-    """The result on stdout: one JSON object, or what a person reads.
+    """The result on stdout: one JSON object, or what a person reads. Of several processes the
+    first prints.
 
     Raises `RunError` for a number that JSON does not have.
     """
+    if follows():
+        return
     if as_json:
         try:
             text = json.dumps(values(), allow_nan=False, indent=2)

@@ -1,0 +1,96 @@
+"""One run on several devices: a process each, started by torchrun.
+
+Every process holds the whole model and takes its share of each batch; DistributedDataParallel
+averages the gradients. The leader (rank 0) decides, stores and speaks; the others follow.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from stability_probe.launch import processes
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run, and which of them this is."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leader(self) -> bool:
+        return self.rank == 0
+
+    def share(self, batch: Tensor) -> Tensor:
+        """This process's part of a batch along its first axis; parts differ by one at most."""
+        return batch if self.size == 1 else torch.tensor_split(batch, self.size)[self.rank]
+
+    def lead(self, work: Callable[[], T]) -> T:
+        """What `work` gives on the leader, on every process; its error is raised on every one."""
+        if self.size == 1:
+            return work()
+        answer: list[tuple[T | None, Exception | None]] = [(None, None)]
+        if self.leader:
+            try:
+                answer = [(work(), None)]
+            except Exception as error:
+                answer = [(None, error)]
+        dist.broadcast_object_list(answer, src=0)
+        value, problem = answer[0]
+        if problem is not None:
+            raise problem
+        return value  # type: ignore[return-value]
+
+    def add_up(self, tensor: Tensor) -> None:
+        """Replace `tensor` by its sum over the processes."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set in some process."""
+        told = torch.tensor(float(flag), device=_device())
+        self.add_up(told)
+        return bool(told.item() > 0)
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """`model` as it is called in training."""
+        return model if self.size == 1 else DistributedDataParallel(model)
+
+    def agree_on_buffers(self, model: nn.Module) -> None:
+        """The leader's buffers in every process: BatchNorm's statistics of the last step differ."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
+
+@contextmanager
+def joined(device: str) -> Iterator[World]:
+    """The world that torchrun started, joined for a while: NCCL on CUDA devices, else Gloo."""
+    if processes() == 1:
+        yield World()
+        return
+    on_cuda = device.startswith(("auto", "cuda")) and torch.cuda.is_available()
+    if on_cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if on_cuda else "gloo")
+    try:
+        yield World(rank=dist.get_rank(), size=dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+def _device() -> str:
+    on_cuda = dist.is_initialized() and dist.get_backend() == "nccl"
+    return "cuda" if on_cuda else "cpu"
