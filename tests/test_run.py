@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -9,7 +10,6 @@ import math
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,8 +26,8 @@ from stability_probe.progress import Quiet
 from stability_probe.records import EpochRecord, RunResult
 from stability_probe.run import run
 from stability_probe.store import Store, read_records
+from tests.launcher import Launcher, launching, wait_for_lines
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 RUN = importlib.import_module("stability_probe.run")
 CONFIG = RunConfig(
     model="tinynet:make",
@@ -337,78 +337,10 @@ def test_a_checkpoint_of_another_version_is_named(
         run(DEBA, store)
 
 
-LAUNCHER = """
-import json, os, sys
-from pathlib import Path
-from stability_probe.config import RunConfig
-from stability_probe.interrupt import Interrupted
-from stability_probe.run import load_run_data, run
-from stability_probe.store import Store
-
-config = RunConfig.from_dict(json.loads(sys.argv[1]))
-load_run_data(config)  # imports what it needs
-for line in sys.stdin:  # a store; each run gets a process of its own, forked after the imports
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            run(config, Store(Path(line.strip())))
-            code = 0
-        except Interrupted as interrupted:
-            code = interrupted.exit_code
-        finally:
-            os._exit(code)
-    print(pid, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
-
-class Launcher:
-    """Starts runs in processes of their own."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self._to, self._from = process.stdin, process.stdout
-
-    def start(self, root: Path) -> int:
-        """The process id."""
-        self._to.write(f"{root}\n")
-        self._to.flush()
-        return int(self._from.readline())
-
-    def exit_code(self) -> int:
-        """Waits for the process; minus the signal where one ended it."""
-        return int(self._from.readline())
-
-
 @pytest.fixture
 def launcher(user_folder: Path) -> Iterator[Callable[[RunConfig], Launcher]]:
-    processes: list[subprocess.Popen[str]] = []
-
-    def launch(config: RunConfig) -> Launcher:
-        process = subprocess.Popen(
-            [sys.executable, "-c", LAUNCHER, json.dumps(config.to_dict())],
-            cwd=user_folder,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        processes.append(process)
-        return Launcher(process)
-
-    yield launch
-    for process in processes:
-        with process:
-            process.kill()
-
-
-def wait_for_lines(file: Path, count: int) -> None:
-    deadline = time.monotonic() + 120
-    while not file.exists() or file.read_bytes().count(b"\n") < count:
-        assert time.monotonic() < deadline, f"{file} never got {count} lines"
-        time.sleep(0.001)
+    with contextlib.ExitStack() as stack:
+        yield lambda config: stack.enter_context(launching(config, user_folder))
 
 
 @pytest.mark.parametrize(
