@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from predictor import predict
 from stability_probe import metrics
@@ -17,6 +18,8 @@ from stability_probe.records import Comparison, Prediction, RunResult, Validatio
 from stability_probe.run import run
 from stability_probe.store import Store
 
+CORPUS_READING = {"reading": "mild"}
+"""Arguments of DEBA in the corpus's runs."""
 _CLASS_OF = {"adapt": ("benefits",), "keep_fixed": ("neutral", "harms")}
 
 
@@ -26,23 +29,26 @@ def validate(
     seeds: Sequence[int],
     store: Store,
     scheduler: str = "deba",
+    scheduler_args: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Validation:
     """Characterize and predict, then measure: fixed and adaptive full runs, paired by seed.
 
-    The prediction is made before any full run starts. Runs already in the store are used, not
+    The prediction is made before any full run starts, and the schedule is by default the one that
+    the corpus was measured with, of which alone it speaks. Runs already in the store are used, not
     repeated. Raises `RunError` when a run diverged, so that there is nothing to compare.
     """
     progress = progress or Quiet()
+    if scheduler_args is None:
+        scheduler_args = CORPUS_READING if scheduler == "deba" else {}
+    arguments = dict(scheduler_args)
     c = characterize(config, seeds=seeds, store=store, progress=progress)
     prediction = predict(c)
     resolved = RunConfig.from_dict(c.config)
     pairs = []
     for seed in seeds:
         fixed = dataclasses.replace(resolved, seed=seed)
-        adaptive = dataclasses.replace(
-            fixed, scheduler=scheduler, scheduler_args=config.scheduler_args
-        )
+        adaptive = dataclasses.replace(fixed, scheduler=scheduler, scheduler_args=arguments)
         pairs.append(
             compare_runs(
                 _finished(run(fixed, store, progress)), _finished(run(adaptive, store, progress))

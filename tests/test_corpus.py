@@ -22,8 +22,10 @@ from predictor.corpus import (
     load_corpus,
     make_row,
 )
+from predictor.validate import CORPUS_READING
 from stability_probe.errors import MissingError
 from stability_probe.paired import compare_runs
+from stability_probe.sweep import load_sweep, with_memory_format
 from tests.predictor_factories import CURVE, make_corpus_row, make_run, outcome
 
 # What a cell of a text file can hold: no line ends, no lone surrogates.
@@ -280,3 +282,14 @@ def test_a_row_and_a_comparison_agree_on_the_outcome(device: str) -> None:
     assert row.accuracy_delta_pp == pytest.approx(told.accuracy_delta_pp)
     assert row.time_saved_pct == pytest.approx(told.time_saved_pct)
     assert row.benefit_class == told.benefit_class
+
+
+def test_the_corpus_was_measured_with_the_reading_that_validate_runs() -> None:
+    """Each row's adaptive run is the sweep's, whose identity holds the reading."""
+    sweep = Path(__file__).parents[1] / "data" / "sweeps" / "corpus.toml"
+    ids = set()
+    for config in load_sweep(sweep):
+        if config.scheduler == "deba":
+            assert config.scheduler_args == CORPUS_READING
+            ids |= {with_memory_format(config, f).run_id() for f in ("channels_last", "contiguous")}
+    assert {row.adaptive_run_id for row in load_corpus()} <= ids

@@ -18,7 +18,7 @@ from stability_probe.schedulers.base import (
     Proposal,
     Rule,
 )
-from stability_probe.schedulers.deba import READINGS, Deba
+from stability_probe.schedulers.deba import DEFAULT_READING, READINGS, Deba
 from stability_probe.schedulers.fixed import Fixed
 from stability_probe.schedulers.noise_scale import NoiseScale
 from stability_probe.schedulers.norm_test import NormTest
@@ -55,10 +55,13 @@ SCHEDULERS: dict[str, Callable[..., Rule]] = {
 def make_scheduler(config: RunConfig, num_train: int) -> BatchScheduler:
     """The schedule a run asks for, bounded for `num_train` samples.
 
-    Every schedule takes the argument `cooldown`, the least number of epochs between changes.
+    Every schedule takes the argument `cooldown`, the least number of epochs between changes;
+    `deba` also takes `reading`, a name of `READINGS` that its other arguments override.
     Raises `UsageError` for an unknown schedule or argument, naming the nearest.
     """
     arguments = {**_defaults(config), **config.scheduler_args}
+    if config.scheduler == "deba":
+        arguments.pop("reading", None)  # a name for what `_defaults` has spelled out
     cooldown = arguments.pop("cooldown", None)
     rule = _make_rule(config.scheduler, arguments)
     if cooldown is None:
@@ -80,7 +83,7 @@ def make_scheduler(config: RunConfig, num_train: int) -> BatchScheduler:
 def _defaults(config: RunConfig) -> dict[str, Any]:
     """Arguments that follow from the run where they are not given."""
     if config.scheduler == "deba":
-        reading = config.scheduler_args.get("reading", "mild")
+        reading = config.scheduler_args.get("reading", DEFAULT_READING)
         if not isinstance(reading, str) or reading not in READINGS:
             raise UsageError(_unknown("reading of deba", str(reading), list(READINGS)))
         return {"calibration_epochs": config.window_epochs, **READINGS[reading]}
@@ -100,7 +103,8 @@ def _make_rule(name: str, arguments: dict[str, Any]) -> Rule:
     allowed = [p for p in inspect.signature(make).parameters if p not in ("args", "kwargs")]
     for argument in arguments:
         if argument not in allowed:
-            raise UsageError(_unknown(f"argument of {name}", argument, [*allowed, "cooldown"]))
+            more = ["cooldown", *(["reading"] if name == "deba" else [])]
+            raise UsageError(_unknown(f"argument of {name}", argument, [*allowed, *more]))
     try:
         return make(**arguments)
     except TypeError as error:

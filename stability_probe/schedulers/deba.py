@@ -53,12 +53,15 @@ literal: the last mini-batch's gradient, rollback on any variation above its thr
 strict: epoch means, all three signals calm, rollback on any spike, down to 16.
 eager: epoch means, one calm signal is enough, rollback on a threefold spike with risen loss.
 """
+DEFAULT_READING = "eager"
+"""The nearest to what the paper reports, in 120 full runs: docs/findings.md."""
 
 
 class Deba:
-    """One reading of DEBA. Raises `UsageError` for parameters that cannot work.
+    """One reading of DEBA: by default `mild`; `make_scheduler` knows the others by name.
 
-    reading: a name of `READINGS`; the parameters below override it.
+    Raises `UsageError` for parameters that cannot work.
+
     window: epochs in the sliding window (paper: 15); None keeps the full history.
     growth, shrink: factors of increase and rollback (paper: 1.5, 0.8).
     calibration_epochs: first epochs whose signals set the thresholds (ours).
@@ -81,7 +84,6 @@ class Deba:
     def __init__(
         self,
         *,
-        reading: str = "mild",
         window: int | None = 15,
         growth: float = 1.5,
         shrink: float = 0.8,
@@ -96,7 +98,6 @@ class Deba:
         floor: str = "initial",
         window_mode: str = "carry",
     ) -> None:
-        self.reading = reading
         self.window = window
         self.growth = growth
         self.shrink = shrink
