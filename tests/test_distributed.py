@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import cli
 from stability_probe.config import RunConfig
 from stability_probe.distributed import World
-from stability_probe.errors import UsageError
+from stability_probe.errors import RunError, UsageError
 from stability_probe.loop import epoch_batches
 from stability_probe.records import RunResult
 from stability_probe.run import run
@@ -94,6 +94,18 @@ def run_by_two(config: RunConfig, root: Path, folder: Path) -> list[dict[str, An
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 
+def wait_until_free(store: Store, config: RunConfig) -> None:
+    """A killed process lets go of its lock when the kernel has buried it."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with store.open(config):
+                return
+        except RunError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
 def close(left: RunResult, right: RunResult) -> None:
     """The same run up to the order in which sums are taken."""
     assert left.batch_sizes == right.batch_sizes
@@ -140,6 +152,7 @@ def test_two_processes_resume_what_two_began(tmp_path: Path) -> None:
         process.kill()
         for rank in range(2):
             os.kill(int((tmp_path / f"pid{rank}").read_text()), signal.SIGKILL)
+    wait_until_free(Store(tmp_path / "cut"), config)
     (listed,) = Store(tmp_path / "cut").list()
     assert listed.status == "unfinished"
     # One process cannot take it up: it would see other batches.
@@ -173,7 +186,9 @@ def test_the_command_under_torchrun_speaks_once_and_stops_when_told(tmp_path: Pa
     config = json.loads(
         (tmp_path / "probe-runs" / unfinished[0].run_id / "config.json").read_text()
     )
-    with Store(tmp_path / "probe-runs").open(RunConfig.from_dict(config)) as directory:
+    store = Store(tmp_path / "probe-runs")
+    wait_until_free(store, RunConfig.from_dict(config))
+    with store.open(RunConfig.from_dict(config)) as directory:
         saved = torch.load(directory.checkpoint, weights_only=True)
         assert saved["epoch"] == len(directory.records())
 
