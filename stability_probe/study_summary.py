@@ -105,10 +105,11 @@ def _middle_two(ordered: list[float]) -> list[float]:
 
 
 def _footnote(study: Study) -> Text:
-    busy = "; MACHINE BUSY, timings disagreed" if study.curve.busy else ""
+    busy = " (MACHINE BUSY: do not trust it)" if study.curve.busy else ""
     lines = [
-        "mean ± SD over seeds; saved: as measured; curve: by the batch sizes and the throughput",
-        f"curve{busy}; target: median seconds until the reference's accuracy - 0.5",
+        "mean ± SD over seeds; saved: as measured; target: median seconds until the",
+        "reference's accuracy - 0.5, with misses; curve: saved by the batch sizes and the",
+        f"throughput curve of this machine{busy}",
     ]
     if study.noise_time_pct is not None and study.noise_accuracy_pp is not None:
         lines.append(
@@ -118,7 +119,7 @@ def _footnote(study: Study) -> Text:
     tested = sum(arm.time_saved_pct is not None for arm in study.arms)
     if study.detectable_sd is not None:
         lines.append(
-            f"* larger than the noise: paired t-test, corrected for {tested} comparisons (Holm); "
+            f"* larger than the noise: paired t-test, Holm's correction for {tested} comparisons;\n"
             f"with {len(study.seeds)} seeds a mean below {study.detectable_sd:.1f} SD cannot pass"
         )
     else:
