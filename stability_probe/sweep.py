@@ -94,7 +94,7 @@ def measure_curves(
     for path, config in {curve_path(root, c): c for c in reversed(configs)}.items():
         if not path.exists():
             progress.start(f"throughput of {config.model}", 1)
-            with use_threads(config.threads):
+            with use_threads(config.threads or 1):  # as the runs will
                 data = load_run_data(config)
                 choice = choose_memory_format(config, data)
                 largest = config.max_batch_size or default_max_batch_size(
