@@ -13,6 +13,8 @@ from stability_probe.errors import RunError
 from stability_probe.paired import mean_interval
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import ArmOutcome, Claim, RunResult, Study, ThroughputCurve
+from stability_probe.run import load_run_data
+from stability_probe.schedulers import make_scheduler
 from stability_probe.schedulers.deba import thresholds_of
 from stability_probe.study import (
     Arm,
@@ -64,13 +66,17 @@ def ablate(
 ) -> Study:
     """Run DEBA with one part changed at a time; stored runs are not repeated.
 
-    `config.scheduler_args` are arguments of DEBA that all arms share. Raises `RunError` when the
-    fixed run or DEBA itself did not finish.
+    `config.scheduler_args` are arguments of DEBA that all arms share. Raises `UsageError` for one
+    that DEBA does not take, `RunError` when the fixed run or DEBA itself did not finish.
     """
     progress = progress or Quiet()
+    config = dataclasses.replace(config, scheduler="deba")
+    num_train = len(load_run_data(config).train_labels)
+    for arm in independent_arms(config, seeds[:1]):  # before anything is trained
+        make_scheduler(arm.configs[0], num_train)
     plain = dataclasses.replace(config, scheduler="fixed", scheduler_args={})
     plain, curve = resolve_for_study(plain, root, progress)
-    config = dataclasses.replace(plain, scheduler="deba", scheduler_args=config.scheduler_args)
+    config = dataclasses.replace(config, channels_last=plain.channels_last)
     arms = independent_arms(config, seeds)
     results = dict(run_arms(arms, root, jobs, progress))
     profile = profile_arm(arms, results)

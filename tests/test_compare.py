@@ -396,6 +396,16 @@ def test_an_unknown_schedule_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
         assert words in told.stderr
 
 
+def test_an_unknown_argument_of_deba_is_one_line_before_any_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = invoke("ablate", *TINY, "--scheduler-arg", "windo=3")
+    assert (told.exit_code, told.stderr.count("\n")) == (2, 1)
+    assert "use window" in told.stderr
+    assert not Path("probe-runs").exists()
+
+
 def test_an_interrupt_starts_no_further_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
