@@ -19,6 +19,8 @@ from stability_probe.options import (
     COMMON,
     CORPUS_IN,
     CORPUS_OUT,
+    DRY_RUN,
+    EXECUTOR,
     JOBS,
     MODEL,
     PLOT,
@@ -37,6 +39,7 @@ from stability_probe.options import (
 from stability_probe.settings import make_config
 
 if TYPE_CHECKING:
+    from stability_probe.config import RunConfig
     from stability_probe.records import Study
 
 
@@ -282,26 +285,61 @@ def runs(**options: Any) -> None:
     )
 
 
-@probe.command(params=[SWEEP, JOBS, ROOT, *COMMON])
+@probe.command(params=[SWEEP, JOBS, EXECUTOR, DRY_RUN, ROOT, *COMMON])
 def sweep(**options: Any) -> None:
     """Run every combination of a sweep file.
 
     Finished runs are not repeated. Exits 1 when some failed; the others are kept.
     """
+    from stability_probe.executors import make_executor
     from stability_probe.sweep import load_sweep, run_sweep
     from stability_probe.terminal import print_result, watching
 
     configs = load_sweep(Path(options["sweep"]))
+    if options["dry_run"]:
+        _show_plan(configs, options)
+        return
+    executor = make_executor(options["executor"], options["jobs"])
     with watching(options) as progress:
-        failed = run_sweep(configs, Path(options["output"]), options["jobs"], progress)
+        failed = run_sweep(configs, Path(options["output"]), executor, progress)
     told = f"{len(configs) - len(failed)} of {len(configs)} runs are finished"
+    reasons = [f"failed: {run_id}: {reason}" for run_id, reason in failed.items()]
     print_result(
         options["json"],
-        lambda: {"schema_version": 1, "runs": len(configs), "failed": failed},
-        lambda: "\n".join([told, *(f"failed: {run_id}" for run_id in failed)]),
+        lambda: {
+            "schema_version": 1,
+            "runs": len(configs),
+            "failed": list(failed),
+            "reasons": failed,
+        },
+        lambda: "\n".join([told, *reasons]),
     )
     if failed:
         click.get_current_context().exit(1)
+
+
+def _show_plan(configs: list[RunConfig], options: dict[str, Any]) -> None:
+    """What a sweep would do, and about how long it would take."""
+    from stability_probe.sweep import estimated_s, num_done
+    from stability_probe.terminal import format_duration, print_result
+
+    root = Path(options["output"])
+    done, (seconds, unknown) = num_done(configs, root), estimated_s(configs, root)
+    hours = format_duration(seconds / options["jobs"])
+    lines = [f"{len(configs)} runs: {done} done, {len(configs) - done} to do, at most {hours}"]
+    if unknown:
+        lines.append(f"not counted, their speed was not measured here yet: {', '.join(unknown)}")
+    print_result(
+        options["json"],
+        lambda: {
+            "schema_version": 1,
+            "runs": len(configs),
+            "done": done,
+            "estimated_s": seconds / options["jobs"],
+            "unknown_models": unknown,
+        },
+        lambda: "\n".join(lines),
+    )
 
 
 @probe.command(params=[SWEEP, RUNS, CORPUS_OUT, *COMMON])

@@ -137,6 +137,14 @@ JOBS = click.Option(
     show_default=True,
     help="Runs at a time, each a process of its own.",
 )
+EXECUTOR = click.Option(
+    ["--executor"],
+    type=click.Choice(("local", "ray")),
+    default="local",
+    show_default=True,
+    help="Processes of this machine, or the Ray cluster of RAY_ADDRESS.",
+)
+DRY_RUN = _flag("Only say what would run, and about how long.", "--dry-run")
 SCHEDULERS = click.Option(
     ["--schedulers"],
     type=Names(),

@@ -19,6 +19,9 @@ class Progress(Protocol):
     def step(self, text: str) -> None:
         """One unit that is not an epoch is finished, described by `text`."""
 
+    def within(self, name: str, done: int, total: int) -> None:
+        """A unit of the stage is under way, `done` of `total` epochs far; gone when it is done."""
+
     def note(self, text: str) -> None:
         """A remark worth keeping, such as a resumed run."""
 
@@ -31,6 +34,8 @@ class Quiet:
     def epoch(self, record: EpochRecord) -> None: ...
 
     def step(self, text: str) -> None: ...
+
+    def within(self, name: str, done: int, total: int) -> None: ...
 
     def note(self, text: str) -> None: ...
 

@@ -14,6 +14,7 @@ import numpy as np
 from stability_probe import metrics, paired
 from stability_probe.config import RunConfig
 from stability_probe.errors import RunError
+from stability_probe.executors import LocalProcesses
 from stability_probe.progress import Progress
 from stability_probe.records import (
     ArmOutcome,
@@ -82,7 +83,7 @@ def run_arms(arms: Sequence[Arm], root: Path, jobs: int, progress: Progress) -> 
     # Seed by seed, so that an interrupted study has whole pairs.
     columns = zip(*(arm.configs for arm in arms), strict=True)
     configs = {c.run_id(): c for column in columns for c in column}
-    run_all(list(configs.values()), root, jobs, progress)
+    run_all(list(configs.values()), root, LocalProcesses(jobs), progress)
     found = {run_id: read_result(root / run_id) for run_id in configs}
     return {run_id: result for run_id, result in found.items() if result is not None}
 

@@ -1,4 +1,4 @@
-"""A grid of runs, from a TOML file, by local processes. Finished runs are not repeated.
+"""A grid of runs, from a TOML file. Finished runs are not repeated.
 
 [base]                # RunConfig fields shared by all runs
 epochs = 60
@@ -21,24 +21,24 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import os
-import signal
-import subprocess
-import sys
-import threading
 import tomllib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from stability_probe.config import RunConfig, default_max_batch_size
-from stability_probe.errors import MissingError, ProbeError, UsageError
-from stability_probe.interrupt import Interrupted, raising
+from stability_probe.errors import MissingError, UsageError
+from stability_probe.executors import Executor
+from stability_probe.interrupt import raising
+from stability_probe.metrics import samples_per_s
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import ThroughputCurve, from_plain, to_plain
-from stability_probe.store import Store, read_json, write_text
+from stability_probe.store import read_json, write_text
 
+POLL_S = 1.0
+"""How often a sweep looks how far its runs are."""
 _CURVE_FIELDS = (
     *("model", "img_size", "batch_size", "max_batch_size", "device", "precision", "optimizer"),
     "channels_last",
@@ -122,92 +122,117 @@ def with_memory_format(config: RunConfig, memory_format: str) -> RunConfig:
 
 
 def run_sweep(
-    configs: Sequence[RunConfig], root: Path, jobs: int, progress: Progress | None = None
-) -> list[str]:
-    """Run each config in a process of its own; the run ids of those that failed.
+    configs: Sequence[RunConfig], root: Path, executor: Executor, progress: Progress | None = None
+) -> dict[str, str]:
+    """Run each config; why those failed that did, by run id.
 
-    Curves are measured first, alone; `jobs` processes then share the machine.
+    Curves are measured first, alone; the runs of `executor` then share the machine. The executor
+    is closed at the end.
     """
     progress = progress or Quiet()
+    try:
+        resolved = with_measured_format(configs, root, progress)
+    except BaseException:
+        executor.close()
+        raise
+    return run_all(resolved, root, executor, progress)
+
+
+def with_measured_format(
+    configs: Sequence[RunConfig], root: Path, progress: Progress | None = None
+) -> list[RunConfig]:
+    """The configs with the memory format of their curves, measured where it has not been."""
     curves = measure_curves(configs, root, progress)
-    resolved = [with_memory_format(c, curves[curve_path(root, c)].memory_format) for c in configs]
-    return run_all(resolved, root, jobs, progress)
+    return [with_memory_format(c, curves[curve_path(root, c)].memory_format) for c in configs]
 
 
 def run_all(
-    configs: Sequence[RunConfig], root: Path, jobs: int, progress: Progress | None = None
-) -> list[str]:
+    configs: Sequence[RunConfig], root: Path, executor: Executor, progress: Progress | None = None
+) -> dict[str, str]:
     """As `run_sweep`, for configs whose memory format is decided.
 
-    Interrupted, it starts no further run, asks those under way to store their state, and waits.
+    Interrupted, it begins no further run, asks those under way to store their state, and waits.
     """
     progress = progress or Quiet()
     progress.start("runs", len(configs))
-    failed = []
-    children = _Children()
-    with raising(), ThreadPoolExecutor(jobs) as pool:
+    failed: dict[str, str] = {}
+    with raising():
         try:
-            codes = pool.map(lambda config: children.run(config, root), configs)
-            for config, code in zip(configs, codes, strict=True):
-                progress.step(f"{config.run_id()} {'done' if code == 0 else 'failed'}")
-                if code != 0:
-                    failed.append(config.run_id())
+            begun = {}
+            for config in configs:
+                if is_done(config, root):
+                    progress.step(f"{config.run_id()} was done before")
+                else:
+                    begun[executor.submit(config, root)] = config
+            for future in _completed(begun, root, progress):
+                run_id, reason = begun[future].run_id(), future.result()
+                progress.step(f"{run_id} {'done' if reason is None else f'failed: {reason}'}")
+                if reason is not None:
+                    failed[run_id] = reason
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            children.terminate()
+            executor.terminate()
             raise
+        finally:
+            executor.close()
     return failed
 
 
-class _Children:
-    """The runs under way, each a process of its own: its crash or lack of memory ends no other."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self._ending = False
-
-    def run(self, config: RunConfig, root: Path) -> int:
-        """Run to the end; the exit code."""
-        if (root / config.run_id() / "result.json").exists():
-            return 0
-        threads = str(config.threads or 1)
-        command = [sys.executable, "-m", "stability_probe.sweep"]
-        with self._lock:
-            if self._ending:
-                return 128 + signal.SIGTERM
-            process = subprocess.Popen(
-                [*command, json.dumps(config.to_dict()), str(root)],
-                env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
-                # A terminal's Ctrl-C reaches the parent alone, which passes it on once.
-                start_new_session=True,
-            )
-            self._running.add(process)
-        try:
-            return process.wait()
-        finally:
-            with self._lock:
-                self._running.discard(process)
-
-    def terminate(self) -> None:
-        """Ask every run to store its state and end."""
-        with self._lock:
-            self._ending = True
-            for process in self._running:
-                process.terminate()
+def is_done(config: RunConfig, root: Path) -> bool:
+    """Whether a run has finished or diverged."""
+    return (root / config.run_id() / "result.json").exists()
 
 
-def _main(config: str, root: str) -> None:
-    from stability_probe.run import run
+def _completed(
+    begun: Mapping[Future[str | None], RunConfig], root: Path, progress: Progress
+) -> Iterator[Future[str | None]]:
+    """Futures as they complete; meanwhile, how far the others are, from their journals."""
+    left = set(begun)
+    while left:
+        done, left = wait(left, timeout=POLL_S, return_when=FIRST_COMPLETED)
+        for future in done:
+            config = begun[future]
+            progress.within(config.run_id(), config.last_epoch, config.last_epoch)
+            yield future
+        for config in (begun[future] for future in left if future.running()):
+            journal = root / config.run_id() / "epochs.jsonl"
+            if journal.exists():
+                epochs = journal.read_bytes().count(b"\n")
+                progress.within(config.run_id(), epochs, config.last_epoch)
 
-    try:
-        run(RunConfig.from_dict(json.loads(config)), Store(Path(root)))
-    except Interrupted as interrupted:
-        sys.exit(interrupted.exit_code)
-    except ProbeError as error:
-        print(f"probe: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+
+def num_done(configs: Sequence[RunConfig], root: Path) -> int:
+    """How many runs of a sweep are finished, or diverged."""
+    formats = ("contiguous", "channels_last")
+    return sum(any(is_done(with_memory_format(c, f), root) for f in formats) for c in configs)
 
 
-if __name__ == "__main__":
-    _main(*sys.argv[1:])
+def estimated_s(configs: Sequence[RunConfig], root: Path) -> tuple[float, list[str]]:
+    """CPU seconds that the runs still to be made would take at their first batch.
+
+    An upper bound where a schedule grows, since training alone counts and a larger batch is
+    faster; models whose throughput was not measured here yet are named and not counted.
+    """
+    seconds, unknown = 0.0, set()
+    for config in configs:
+        path = curve_path(root, config)
+        if not path.exists():
+            unknown.add(config.model)
+            continue
+        curve = from_plain(ThroughputCurve, read_json(path))
+        resolved = with_memory_format(config, curve.memory_format)
+        if not is_done(resolved, root):
+            samples = config.last_epoch * _num_train(config)
+            seconds += samples / float(samples_per_s(curve, config.batch_size))
+    return seconds, sorted(unknown)
+
+
+@cache
+def _size_of(data: str, data_dir: str | None, limit: int | None, img_size: int | None) -> int:
+    from stability_probe.datasets import load_dataset
+
+    dataset = load_dataset(data, data_dir=data_dir, limit=limit, img_size=img_size)
+    return len(dataset.train_labels)
+
+
+def _num_train(config: RunConfig) -> int:
+    return _size_of(config.data, config.data_dir, config.limit, config.img_size)

@@ -43,6 +43,7 @@ class TerminalProgress:
         )
         # Importing and loading take seconds before the first stage is known.
         self._task: TaskID = self._bar.add_task("preparing", total=None, info="")
+        self._within: dict[str, TaskID] = {}
         self._remaining = 0
         self._durations: deque[float] = deque(maxlen=_RECENT)
         self._last = time.monotonic()
@@ -66,6 +67,15 @@ class TerminalProgress:
 
     def step(self, text: str) -> None:
         self._advance(text, time.monotonic() - self._last)
+
+    def within(self, name: str, done: int, total: int) -> None:
+        if done >= total:
+            if name in self._within:
+                self._bar.remove_task(self._within.pop(name))
+            return
+        if name not in self._within:
+            self._within[name] = self._bar.add_task(f"  {name}", total=total, info="")
+        self._bar.update(self._within[name], completed=done)
 
     def note(self, text: str) -> None:
         self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -111,6 +121,9 @@ class LogProgress:
     def step(self, text: str) -> None:
         self._done += 1
         self._write(f"{self._done}/{self._total}: {text}")
+
+    def within(self, name: str, done: int, total: int) -> None:
+        """A log has one line a finished unit."""
 
     def note(self, text: str) -> None:
         self._write(text)

@@ -33,6 +33,7 @@ from stability_probe.compare import (
 )
 from stability_probe.config import RunConfig
 from stability_probe.errors import RunError, UsageError
+from stability_probe.executors import LocalProcesses
 from stability_probe.optim import learning_rate
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import RunResult, Study, from_plain, to_plain
@@ -319,12 +320,12 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
 
     def run_all(
-        configs: Sequence[RunConfig], root: Path, jobs: int, progress: Progress | None = None
-    ) -> list[str]:
+        configs: Sequence[RunConfig], root: Path, executor: object, progress: Progress
+    ) -> dict[str, str]:
         asked.extend(c.run_id() for c in configs)
         for config in configs:
             run(config, Store(root))
-        return []
+        return {}
 
     monkeypatch.setattr(study, "run_all", run_all)
     return asked
@@ -411,17 +412,17 @@ def test_an_interrupt_starts_no_further_run(
 ) -> None:
     started: list[int] = []
 
-    def slowly(children: object, config: RunConfig, root: Path) -> int:
+    def slowly(executor: object, config: RunConfig, root: Path) -> str | None:
         started.append(config.seed)
         time.sleep(0.05)
-        return 0
+        return None
 
     class Interrupted(Quiet):
         def step(self, text: str) -> None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweep._Children, "run", slowly)
+    monkeypatch.setattr(LocalProcesses, "_run", slowly)
     configs = [dataclasses.replace(BASE, seed=s) for s in range(50)]
     with pytest.raises(KeyboardInterrupt):
-        sweep.run_all(configs, tmp_path, 2, Interrupted())
+        sweep.run_all(configs, tmp_path, LocalProcesses(2), Interrupted())
     assert len(started) < 10

@@ -10,15 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from stability_probe import throughput
+import cli
+from stability_probe import executors, throughput
 from stability_probe.config import RunConfig
 from stability_probe.errors import MissingError, UsageError
+from stability_probe.executors import LocalProcesses, make_executor
 from stability_probe.progress import Quiet
 from stability_probe.records import to_plain
 from stability_probe.store import Store
-from stability_probe.sweep import curve_path, load_sweep, measure_curves, run_sweep
+from stability_probe.sweep import (
+    curve_path,
+    estimated_s,
+    load_sweep,
+    measure_curves,
+    num_done,
+    run_all,
+    run_sweep,
+    with_memory_format,
+)
 from tests.factories import make_curve
+from tests.test_run import all_timeless
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -219,8 +232,11 @@ def test_processes_fail_alone_and_finished_runs_are_not_repeated(
         patch.setenv("SWEEP_MEETS", str(meeting))
         patch.setenv("SWEEP_FAILS", "1")
         progress = Steps()
-        assert run_sweep(configs, root, jobs=2, progress=progress) == [names[1]]
-    assert progress.steps == [f"{names[0]} done", f"{names[1]} failed", f"{names[2]} done"]
+        failed = run_sweep(configs, root, LocalProcesses(2), progress)
+    assert failed == {names[1]: "exit code 9"}
+    assert sorted(progress.steps) == sorted(
+        [f"{names[0]} done", f"{names[1]} failed: {failed[names[1]]}", f"{names[2]} done"]
+    )
     store = Store(root)
     assert {s.run_id: (s.status, s.epochs_done) for s in store.list()} == {
         names[0]: ("finished", 2),
@@ -242,7 +258,7 @@ def test_processes_fail_alone_and_finished_runs_are_not_repeated(
             return 0
 
     monkeypatch.setattr(subprocess, "Popen", Process)
-    assert run_sweep(configs, root, jobs=2) == []
+    assert run_sweep(configs, root, LocalProcesses(2)) == {}
     assert started == [names[1]]
     assert times() == before
 
@@ -265,3 +281,89 @@ def test_a_curve_is_measured_once_a_model(root: Path, monkeypatch: pytest.Monkey
 def test_the_curve_of_a_model_with_a_slash_in_its_name_is_one_file(tmp_path: Path) -> None:
     """Such as ``hf-hub:owner/name``."""
     assert curve_path(tmp_path, RunConfig(model="hf-hub:owner/name")).parent == tmp_path / "curves"
+
+
+def test_a_failure_is_told_by_its_last_line_or_its_signal(root: Path) -> None:
+    bad = make_config(0, model="sweepnet:absent", channels_last="off")
+    failed = run_all([bad], root, LocalProcesses(1))
+    assert "cannot import sweepnet:absent" in failed[bad.run_id()]
+    assert (root / "logs" / f"{bad.run_id()}.txt").read_text().startswith("probe: ")
+    log = root / "logs" / "x.txt"
+    log.write_text("")
+    assert executors._reason(-9, log) == "ended by SIGKILL"
+    assert executors._reason(3, log) == "exit code 3"
+
+
+def test_a_dry_run_counts_and_estimates_and_trains_nothing(root: Path) -> None:
+    configs = [make_config(seed, channels_last="auto") for seed in range(3)]
+    path = curve_path(root, configs[0])
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(to_plain(make_curve([16], [120.0]))))
+    # 60 samples, 2 epochs, 120 samples/s: a second each.
+    assert estimated_s(configs, root) == (pytest.approx(3.0), [])
+    done = root / with_memory_format(configs[1], "contiguous").run_id()
+    done.mkdir()
+    (done / "result.json").touch()
+    assert estimated_s(configs, root) == (pytest.approx(2.0), [])
+    assert num_done(configs, root) == 1
+    other = make_config(0, model="torchvision:vgg11")
+    assert estimated_s([*configs, other], root) == (pytest.approx(2.0), ["torchvision:vgg11"])
+    assert len(list(root.iterdir())) == 2
+
+
+def test_the_command_tells_what_it_would_do(root: Path, tmp_path: Path) -> None:
+    path = write(tmp_path, '[base]\nmodel = "test_vit"\n[grid]\nseed = [0, 1]\n')
+    told = CliRunner().invoke(cli.probe, ["sweep", str(path), "--dry-run", "-o", str(root)])
+    assert told.exit_code == 0, told.output
+    assert told.stdout.startswith("2 runs: 0 done, 2 to do")
+    assert "not counted" in told.stdout
+    assert not root.exists()
+
+
+def test_how_far_the_runs_are_is_told_while_they_run(root: Path) -> None:
+    class Far(Steps):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[tuple[str, int, int]] = []
+
+        def within(self, name: str, done: int, total: int) -> None:
+            self.seen.append((name, done, total))
+
+    config = make_config(0, channels_last="off", epochs=400)
+    progress = Far()
+    assert run_all([config], root, LocalProcesses(1), progress) == {}
+    assert progress.seen[-1] == (config.run_id(), 400, 400)
+    counts = [done for _, done, _ in progress.seen]
+    assert counts == sorted(counts)
+    assert any(0 < done < 400 for done in counts)
+
+
+@pytest.mark.ray
+def test_two_ray_nodes_give_the_same_runs_as_processes(root: Path, tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    configs = [make_config(seed, channels_last="off") for seed in range(4)]
+    bad = make_config(0, model="sweepnet:absent", channels_last="off")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        failed = run_all([*configs, bad], root, make_executor("ray", 1))
+        assert len({n["NodeID"] for n in ray.nodes() if n["Alive"]}) == 2
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert list(failed) == [bad.run_id()]
+    assert "cannot import sweepnet:absent" in failed[bad.run_id()]
+    local = tmp_path / "local"
+    assert run_all(configs, local, LocalProcesses(1)) == {}
+    for config in configs:
+        by_ray, here = (Store(r).load(config.run_id()) for r in (root, local))
+        assert all_timeless(by_ray) == all_timeless(here)
+
+
+def test_without_ray_it_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingError, match=r"pip install 'stability-probe\[ray\]'"):
+        make_executor("ray", 1)

@@ -196,3 +196,14 @@ def test_duration_can_be_read_back(seconds: int) -> None:
     for part in format_duration(seconds).split(":"):
         total = 60 * total + int(part)
     assert total == seconds
+
+
+def test_runs_under_way_have_bars_of_their_own() -> None:
+    bar, screen = make_bar(0.0)
+    bar.start("runs", 3)
+    bar.within("some-run", 3, 10)
+    assert "some-run" in wait_for(screen, "3/10")
+    bar.within("some-run", 10, 10)
+    bar.within("never-seen", 10, 10)
+    assert [task.description for task in bar._bar.tasks] == ["runs"]
+    bar.close()
