@@ -39,8 +39,8 @@ from stability_probe.options import (
 from stability_probe.settings import make_config
 
 if TYPE_CHECKING:
-    from stability_probe.config import RunConfig
     from stability_probe.records import Study
+    from stability_probe.sweep import SweepRun
 
 
 def print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
@@ -295,20 +295,20 @@ def sweep(**options: Any) -> None:
     from stability_probe.sweep import load_sweep, run_sweep
     from stability_probe.terminal import print_result, watching
 
-    configs = load_sweep(Path(options["sweep"]))
+    planned = load_sweep(Path(options["sweep"]))
     if options["dry_run"]:
-        _show_plan(configs, options)
+        _show_plan(planned, options)
         return
     executor = make_executor(options["executor"], options["jobs"])
     with watching(options) as progress:
-        failed = run_sweep(configs, Path(options["output"]), executor, progress)
-    told = f"{len(configs) - len(failed)} of {len(configs)} runs are finished"
+        failed = run_sweep(planned, Path(options["output"]), executor, progress)
+    told = f"{len(planned) - len(failed)} of {len(planned)} runs are finished"
     reasons = [f"failed: {run_id}: {reason}" for run_id, reason in failed.items()]
     print_result(
         options["json"],
         lambda: {
             "schema_version": 1,
-            "runs": len(configs),
+            "runs": len(planned),
             "failed": list(failed),
             "reasons": failed,
         },
@@ -318,22 +318,22 @@ def sweep(**options: Any) -> None:
         click.get_current_context().exit(1)
 
 
-def _show_plan(configs: list[RunConfig], options: dict[str, Any]) -> None:
+def _show_plan(planned: list[SweepRun], options: dict[str, Any]) -> None:
     """What a sweep would do, and about how long it would take."""
     from stability_probe.sweep import estimated_s, num_done
     from stability_probe.terminal import format_duration, print_result
 
     root = Path(options["output"])
-    done, (seconds, unknown) = num_done(configs, root), estimated_s(configs, root)
+    done, (seconds, unknown) = num_done(planned, root), estimated_s(planned, root)
     hours = format_duration(seconds / options["jobs"])
-    lines = [f"{len(configs)} runs: {done} done, {len(configs) - done} to do, at most {hours}"]
+    lines = [f"{len(planned)} runs: {done} done, {len(planned) - done} to do, at most {hours}"]
     if unknown:
         lines.append(f"not counted, their speed was not measured here yet: {', '.join(unknown)}")
     print_result(
         options["json"],
         lambda: {
             "schema_version": 1,
-            "runs": len(configs),
+            "runs": len(planned),
             "done": done,
             "estimated_s": seconds / options["jobs"],
             "unknown_models": unknown,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,9 +32,15 @@ class CorpusRow:
     family: str
     data: str
     seed: int
+    arm: str
+    """Name of the second run's schedule in the sweep."""
     scheduler: str
+    scheduler_args: str
+    """As JSON."""
     optimizer: str
     lr: float
+    adaptive_lr: float
+    """Base rate of the second run; a fixed larger batch may have another."""
     lr_schedule: str
     num_params: int
     normalization: str
@@ -107,6 +114,7 @@ def make_row(
     adaptive: RunResult,
     curve: ThroughputCurve,
     *,
+    arm: str,
     normalization: str,
     max_batch_size: int,
 ) -> CorpusRow:
@@ -118,7 +126,10 @@ def make_row(
         **{n: config[n] for n in ("epochs", "window_epochs")},
         **dataclasses.asdict(window),
         family=family(config["model"]),
+        arm=arm,
         scheduler=adaptive.config["scheduler"],
+        scheduler_args=json.dumps(adaptive.config["scheduler_args"], sort_keys=True),
+        adaptive_lr=adaptive.config["lr"],
         num_params=fixed.num_params,
         normalization=normalization,
         num_train=fixed.num_train,
@@ -180,7 +191,7 @@ def format_corpus(rows: Iterable[CorpusRow]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(names)
-    for row in sorted(rows, key=lambda r: (r.family, r.model, r.data, r.scheduler, r.seed)):
+    for row in sorted(rows, key=lambda r: (r.family, r.model, r.data, r.arm, r.seed)):
         writer.writerow([_format(getattr(row, name)) for name in names])
     return buffer.getvalue()
 

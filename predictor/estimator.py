@@ -94,8 +94,12 @@ def case_of(row: CorpusRow) -> Case:
 
 
 def usable(rows: Sequence[CorpusRow]) -> list[CorpusRow]:
-    """Rows whose two runs finished, in an order that does not depend on the file's."""
-    kept = [r for r in rows if r.fixed_status == r.adaptive_status == "finished"]
+    """Rows of DEBA whose two runs finished, in an order that does not depend on the file's."""
+    kept = [
+        r
+        for r in rows
+        if r.fixed_status == r.adaptive_status == "finished" and r.scheduler == "deba"
+    ]
     return sorted(
         kept,
         key=lambda r: (r.family, r.model, r.data, r.seed, r.fixed_run_id, r.adaptive_run_id),

@@ -12,6 +12,7 @@ seed = [0, 1, 2]
 fixed = {scheduler = "fixed"}
 deba = {scheduler = "deba"}
 
+                      # each is compared with `fixed` (else the first) of the same point
 [models.resnet10t]    # fields for one model only
 channels_last = "on"
 """
@@ -24,6 +25,7 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,7 +47,18 @@ _CURVE_FIELDS = (
 )
 
 
-def load_sweep(path: Path) -> list[RunConfig]:
+@dataclass(frozen=True, kw_only=True)
+class SweepRun:
+    """One run of a sweep, and the run of the same grid point that it is compared with."""
+
+    arm: str
+    """Its name in [schedules]."""
+    config: RunConfig
+    baseline: RunConfig
+    """Of the arm `fixed`, or of the first one; its throughput curve is that of the point."""
+
+
+def load_sweep(path: Path) -> list[SweepRun]:
     """The runs of a sweep file. Raises `MissingError` or `UsageError` for a bad file."""
     try:
         values = tomllib.loads(path.read_text())
@@ -62,14 +75,19 @@ def load_sweep(path: Path) -> list[RunConfig]:
     return list(_combinations(values))
 
 
-def _combinations(values: dict[str, Any]) -> Iterator[RunConfig]:
+def _combinations(values: dict[str, Any]) -> Iterator[SweepRun]:
     grid = values.get("grid", {})
     schedules = values.get("schedules", {"fixed": {"scheduler": "fixed"}})
     for point in itertools.product(*grid.values()):
         chosen = {**values.get("base", {}), **dict(zip(grid, point, strict=True))}
         for_model = values.get("models", {}).get(chosen.get("model"), {})
-        for schedule in schedules.values():
-            yield RunConfig.from_dict({**chosen, **for_model, **schedule})
+        arms = {
+            arm: RunConfig.from_dict({**chosen, **for_model, **schedule})
+            for arm, schedule in schedules.items()
+        }
+        baseline = arms.get("fixed", next(iter(arms.values())))
+        for arm, config in arms.items():
+            yield SweepRun(arm=arm, config=config, baseline=baseline)
 
 
 def measure_curves(
@@ -122,28 +140,23 @@ def with_memory_format(config: RunConfig, memory_format: str) -> RunConfig:
 
 
 def run_sweep(
-    configs: Sequence[RunConfig], root: Path, executor: Executor, progress: Progress | None = None
+    runs: Sequence[SweepRun], root: Path, executor: Executor, progress: Progress | None = None
 ) -> dict[str, str]:
-    """Run each config; why those failed that did, by run id.
+    """Run all; why those failed that did, by run id.
 
     Curves are measured first, alone; the runs of `executor` then share the machine. The executor
     is closed at the end.
     """
     progress = progress or Quiet()
     try:
-        resolved = with_measured_format(configs, root, progress)
+        curves = measure_curves([r.baseline for r in runs], root, progress)
     except BaseException:
         executor.close()
         raise
+    # Runs of one point share the memory format of their baseline, whatever their batch.
+    formats = [curves[curve_path(root, r.baseline)].memory_format for r in runs]
+    resolved = [with_memory_format(r.config, f) for r, f in zip(runs, formats, strict=True)]
     return run_all(resolved, root, executor, progress)
-
-
-def with_measured_format(
-    configs: Sequence[RunConfig], root: Path, progress: Progress | None = None
-) -> list[RunConfig]:
-    """The configs with the memory format of their curves, measured where it has not been."""
-    curves = measure_curves(configs, root, progress)
-    return [with_memory_format(c, curves[curve_path(root, c)].memory_format) for c in configs]
 
 
 def run_all(
@@ -200,25 +213,30 @@ def _completed(
                 progress.within(config.run_id(), epochs, config.last_epoch)
 
 
-def num_done(configs: Sequence[RunConfig], root: Path) -> int:
+def num_done(runs: Sequence[SweepRun], root: Path) -> int:
     """How many runs of a sweep are finished, or diverged."""
-    formats = ("contiguous", "channels_last")
-    return sum(any(is_done(with_memory_format(c, f), root) for f in formats) for c in configs)
+    known = [(r, curve) for r in runs if (curve := stored_curve(r, root)) is not None]
+    return sum(is_done(with_memory_format(r.config, c.memory_format), root) for r, c in known)
 
 
-def estimated_s(configs: Sequence[RunConfig], root: Path) -> tuple[float, list[str]]:
+def stored_curve(run: SweepRun, root: Path) -> ThroughputCurve | None:
+    """The curve of a run's grid point, None where it was not measured yet."""
+    path = curve_path(root, run.baseline)
+    return from_plain(ThroughputCurve, read_json(path)) if path.exists() else None
+
+
+def estimated_s(runs: Sequence[SweepRun], root: Path) -> tuple[float, list[str]]:
     """CPU seconds that the runs still to be made would take at their first batch.
 
     An upper bound where a schedule grows, since training alone counts and a larger batch is
     faster; models whose throughput was not measured here yet are named and not counted.
     """
     seconds, unknown = 0.0, set()
-    for config in configs:
-        path = curve_path(root, config)
-        if not path.exists():
+    for run in runs:
+        config, curve = run.config, stored_curve(run, root)
+        if curve is None:
             unknown.add(config.model)
             continue
-        curve = from_plain(ThroughputCurve, read_json(path))
         resolved = with_memory_format(config, curve.memory_format)
         if not is_done(resolved, root):
             samples = config.last_epoch * _num_train(config)

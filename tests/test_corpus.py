@@ -69,7 +69,7 @@ def test_a_row_comes_back_to_six_digits(row: CorpusRow, tmp_path_factory: Any) -
 
 def test_the_file_reads_as_plain_csv_in_sorted_order(tmp_path: Path) -> None:
     rows = [
-        make_corpus_row(family=f, model=f"{f}-{m}", data=d, scheduler=c, seed=s)
+        make_corpus_row(family=f, model=f"{f}-{m}", data=d, arm=c, seed=s)
         for f in ("resnet", "vit")
         for m in "ab"
         for d in ("digits", "fashion-mnist")
@@ -83,7 +83,7 @@ def test_the_file_reads_as_plain_csv_in_sorted_order(tmp_path: Path) -> None:
         assert format_corpus(shuffled) == text
     table = list(csv.reader(io.StringIO(text)))
     assert table[0] == [f.name for f in dataclasses.fields(CorpusRow)]
-    columns = [table[0].index(n) for n in ("family", "model", "data", "scheduler", "seed")]
+    columns = [table[0].index(n) for n in ("family", "model", "data", "arm", "seed")]
     keys = [(*(line[c] for c in columns[:4]), int(line[columns[4]])) for line in table[1:]]
     assert keys == sorted(keys)
     assert len(set(keys)) == len(rows)
@@ -237,7 +237,7 @@ def make_pair(device: str = "cpu", last: float = 0.81) -> tuple[Any, Any]:
 
 def test_a_row_from_two_runs() -> None:
     fixed, adaptive = make_pair()
-    row = make_row(fixed, adaptive, CURVE, normalization="batch", max_batch_size=128)
+    row = make_row(fixed, adaptive, CURVE, arm="deba", normalization="batch", max_batch_size=128)
     # the window is two epochs of the fixed run: norms 1 and 2, sample deviation √½
     assert row.stability_score == pytest.approx(1 / (1 + math.sqrt(0.5) / 1.5))
     assert row.grad_norm_variation == pytest.approx(0.1)
@@ -262,7 +262,7 @@ def test_a_diverged_run_makes_a_row_that_says_so(tmp_path: Path) -> None:
     adaptive = make_run(
         batch_sizes=(), accuracies=(), cpu_s=(), status="diverged", scheduler="deba", seed=3
     )
-    row = make_row(fixed, adaptive, CURVE, normalization="batch", max_batch_size=128)
+    row = make_row(fixed, adaptive, CURVE, arm="deba", normalization="batch", max_batch_size=128)
     (back,) = load_corpus(write(tmp_path / "c.csv", format_corpus([row])))
     assert (back.fixed_status, back.adaptive_status) == ("finished", "diverged")
     assert back.adaptive_batch_sizes == ()
@@ -277,7 +277,7 @@ def test_a_diverged_run_makes_a_row_that_says_so(tmp_path: Path) -> None:
 )
 def test_a_row_and_a_comparison_agree_on_the_outcome(device: str) -> None:
     fixed, adaptive = make_pair(device=device)
-    row = make_row(fixed, adaptive, CURVE, normalization="batch", max_batch_size=128)
+    row = make_row(fixed, adaptive, CURVE, arm="deba", normalization="batch", max_batch_size=128)
     told = compare_runs(fixed, adaptive)
     assert row.accuracy_delta_pp == pytest.approx(told.accuracy_delta_pp)
     assert row.time_saved_pct == pytest.approx(told.time_saved_pct)
@@ -288,7 +288,7 @@ def test_the_corpus_was_measured_with_the_reading_that_validate_runs() -> None:
     """Each row's adaptive run is the sweep's, whose identity holds the reading."""
     sweep = Path(__file__).parents[1] / "data" / "sweeps" / "corpus.toml"
     ids = set()
-    for config in load_sweep(sweep):
+    for config in (planned.config for planned in load_sweep(sweep)):
         if config.scheduler == "deba":
             assert config.scheduler_args == CORPUS_READING
             ids |= {with_memory_format(config, f).run_id() for f in ("channels_last", "contiguous")}

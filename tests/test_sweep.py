@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from stability_probe.progress import Quiet
 from stability_probe.records import to_plain
 from stability_probe.store import Store
 from stability_probe.sweep import (
+    SweepRun,
     curve_path,
     estimated_s,
     load_sweep,
@@ -92,31 +93,33 @@ def test_a_grid_is_every_combination_in_the_order_of_the_file(tmp_path: Path) ->
                         scheduler_args={"window": 3},
                     ),
                 ]
-    configs = load_sweep(write(tmp_path, GRID))
+    configs = [r.config for r in load_sweep(write(tmp_path, GRID))]
     assert configs == expected
     assert len({c.run_id() for c in configs}) == 16
 
 
 def test_a_grid_without_schedules_is_fixed_runs(tmp_path: Path) -> None:
     path = write(tmp_path, '[base]\nmodel = "resnet10t"\nlr = 0.5\n[grid]\nseed = [3, 1]\n')
-    assert load_sweep(path) == [RunConfig(model="resnet10t", lr=0.5, seed=s) for s in (3, 1)]
+    assert [r.config for r in load_sweep(path)] == [
+        RunConfig(model="resnet10t", lr=0.5, seed=s) for s in (3, 1)
+    ]
 
 
 def test_base_alone_is_one_run(tmp_path: Path) -> None:
     path = write(tmp_path, '[base]\nmodel = "resnet10t"\n')
-    assert load_sweep(path) == [RunConfig(model="resnet10t")]
+    assert [r.config for r in load_sweep(path)] == [RunConfig(model="resnet10t")]
 
 
 def test_fields_of_a_model_named_in_base_count_too(tmp_path: Path) -> None:
     path = write(tmp_path, '[base]\nmodel = "resnet10t"\n[models.resnet10t]\nlr = 0.25\n')
-    assert load_sweep(path) == [RunConfig(model="resnet10t", lr=0.25)]
+    assert [r.config for r in load_sweep(path)] == [RunConfig(model="resnet10t", lr=0.25)]
 
 
 @pytest.mark.parametrize(
     "path", sorted((REPOSITORY / "data" / "sweeps").glob("*.toml")), ids=lambda p: p.name
 )
 def test_shipped_sweeps_load(path: Path) -> None:
-    configs = load_sweep(path)
+    configs = [r.config for r in load_sweep(path)]
     assert len({c.run_id() for c in configs}) == len(configs) > 0
 
 
@@ -147,6 +150,16 @@ def test_a_bad_sweep_file_is_explained_in_a_line(
         load_sweep(write(tmp_path, text))
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_every_run_knows_the_baseline_of_its_point(tmp_path: Path) -> None:
+    runs = load_sweep(write(tmp_path, GRID))
+    assert [r.arm for r in runs[:4]] == ["fixed", "deba", "fixed", "deba"]
+    for fixed, deba in zip(runs[::2], runs[1::2], strict=True):
+        assert fixed.baseline == deba.baseline == fixed.config
+        assert deba.config.seed == fixed.config.seed
+    text = '[base]\nmodel = "m"\n[schedules]\na = {lr = 0.1}\nb = {lr = 0.2}\n'
+    assert [r.baseline.lr for r in load_sweep(write(tmp_path, text))] == [0.1, 0.1]
 
 
 # --- running a sweep ---------------------------------------------------------------------------
@@ -208,6 +221,11 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("sweepnet", None)
 
 
+def alone(configs: Sequence[RunConfig]) -> list[SweepRun]:
+    """Runs that are compared with nothing but themselves."""
+    return [SweepRun(arm="fixed", config=c, baseline=c) for c in configs]
+
+
 class Steps(Quiet):
     def __init__(self) -> None:
         self.steps: list[str] = []
@@ -232,7 +250,7 @@ def test_processes_fail_alone_and_finished_runs_are_not_repeated(
         patch.setenv("SWEEP_MEETS", str(meeting))
         patch.setenv("SWEEP_FAILS", "1")
         progress = Steps()
-        failed = run_sweep(configs, root, LocalProcesses(2), progress)
+        failed = run_sweep(alone(configs), root, LocalProcesses(2), progress)
     assert failed == {names[1]: "exit code 9"}
     assert sorted(progress.steps) == sorted(
         [f"{names[0]} done", f"{names[1]} failed: {failed[names[1]]}", f"{names[2]} done"]
@@ -258,7 +276,7 @@ def test_processes_fail_alone_and_finished_runs_are_not_repeated(
             return 0
 
     monkeypatch.setattr(subprocess, "Popen", Process)
-    assert run_sweep(configs, root, LocalProcesses(2)) == {}
+    assert run_sweep(alone(configs), root, LocalProcesses(2)) == {}
     assert started == [names[1]]
     assert times() == before
 
@@ -300,14 +318,17 @@ def test_a_dry_run_counts_and_estimates_and_trains_nothing(root: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(to_plain(make_curve([16], [120.0]))))
     # 60 samples, 2 epochs, 120 samples/s: a second each.
-    assert estimated_s(configs, root) == (pytest.approx(3.0), [])
+    assert estimated_s(alone(configs), root) == (pytest.approx(3.0), [])
     done = root / with_memory_format(configs[1], "contiguous").run_id()
     done.mkdir()
     (done / "result.json").touch()
-    assert estimated_s(configs, root) == (pytest.approx(2.0), [])
-    assert num_done(configs, root) == 1
+    assert estimated_s(alone(configs), root) == (pytest.approx(2.0), [])
+    assert num_done(alone(configs), root) == 1
     other = make_config(0, model="torchvision:vgg11")
-    assert estimated_s([*configs, other], root) == (pytest.approx(2.0), ["torchvision:vgg11"])
+    assert estimated_s(alone([*configs, other]), root) == (
+        pytest.approx(2.0),
+        ["torchvision:vgg11"],
+    )
     assert len(list(root.iterdir())) == 2
 
 

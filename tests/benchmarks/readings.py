@@ -21,11 +21,11 @@ import numpy as np
 from stability_probe.config import RunConfig
 from stability_probe.metrics import path_time_s, saved_pct
 from stability_probe.paired import compare_runs
-from stability_probe.records import RunResult, ThroughputCurve, from_plain
+from stability_probe.records import RunResult, ThroughputCurve
 from stability_probe.replay import replay_policy
 from stability_probe.schedulers.deba import READINGS
-from stability_probe.store import read_json, read_result
-from stability_probe.sweep import curve_path, load_sweep, with_memory_format
+from stability_probe.store import read_result
+from stability_probe.sweep import load_sweep, stored_curve, with_memory_format
 
 REPORTED = (36.0, 62.0)
 """Percent of the time saved for most nets (arXiv 2511.03809, abstract)."""
@@ -35,9 +35,10 @@ def collect(sweep: Path, root: Path) -> dict[str, Any]:
     """One entry a reading, from the finished runs of the sweep."""
     fixed: dict[tuple[str, str, int], RunResult] = {}
     adaptive: dict[str, list[tuple[RunResult, ThroughputCurve]]] = defaultdict(list)
-    for config in load_sweep(sweep):
-        path = curve_path(root, config)
-        curve = from_plain(ThroughputCurve, read_json(path))
+    for planned in load_sweep(sweep):
+        config, curve = planned.config, stored_curve(planned, root)
+        if curve is None:
+            continue
         result = read_result(root / with_memory_format(config, curve.memory_format).run_id())
         if result is None:
             continue
