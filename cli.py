@@ -325,8 +325,9 @@ def _show_plan(planned: list[SweepRun], options: dict[str, Any]) -> None:
 
     root = Path(options["output"])
     done, (seconds, unknown) = num_done(planned, root), estimated_s(planned, root)
-    hours = format_duration(seconds / options["jobs"])
-    lines = [f"{len(planned)} runs: {done} done, {len(planned) - done} to do, at most {hours}"]
+    lines = [f"{len(planned)} runs: {done} done, {len(planned) - done} to do"]
+    if seconds:
+        lines[0] += f", at most {format_duration(seconds / options['jobs'])}"
     if unknown:
         lines.append(f"not counted, their speed was not measured here yet: {', '.join(unknown)}")
     print_result(

@@ -29,7 +29,7 @@ from stability_probe.study import (
 
 REFERENCE = "deba"
 FIXED = "fixed"
-WHOLE_PROFILE = "profile thresholds"
+WHOLE_PROFILE = "whole profile"
 EQUIVALENCE_LEVEL = 0.90
 """Of the interval that must lie within the margin: two one-sided tests at 5 % each."""
 
@@ -43,9 +43,9 @@ _VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("cooldown 10", {"cooldown": 10}),
     ("window restarts", {"window_mode": "restart"}),
     ("window rescales", {"window_mode": "rescale"}),
-    ("thresholds 3 epochs", {"calibration_epochs": 3}),
-    ("thresholds 5 epochs", {"calibration_epochs": 5}),
-    ("thresholds 10 epochs", {"calibration_epochs": 10}),
+    ("calibrated on 3", {"calibration_epochs": 3}),
+    ("calibrated on 5", {"calibration_epochs": 5}),
+    ("calibrated on 10", {"calibration_epochs": 10}),
 )
 """(name, arguments of deba that differ). The reference has window 15, cooldown 5, carry."""
 
@@ -135,7 +135,8 @@ def _with_profile(config: RunConfig, fixed: RunResult) -> RunConfig:
 def judge(study: Study, text: str, without: Sequence[str]) -> Claim:
     """Whether the arms that lack a part are worse than the reference, which has it.
 
-    *held*: some lose time or accuracy beyond the noise and by more than the margin of a benefit,
+    Time is that of the throughput curve. *held*: some lose time or accuracy beyond the noise and
+    by more than the margin of a benefit,
     and none gains so. *not held*: the intervals of all, for time and accuracy, stay on the near
     side of the margin (two one-sided tests). *not decided* otherwise.
     """
@@ -156,8 +157,12 @@ def judge(study: Study, text: str, without: Sequence[str]) -> Claim:
 
 
 def _sides(arm: ArmOutcome) -> list[tuple[Any, float]]:
+    """(difference, margin) in time, by the curve so that neighbours decide no claim, and accuracy.
+
+    A margin is what makes a benefit or a harm of a whole schedule.
+    """
     return [
-        (arm.time_saved_pct, metrics.MIN_TIME_SAVED_PCT),
+        (arm.curve_saved_pct, metrics.MIN_TIME_SAVED_PCT),
         (arm.accuracy_delta_pp, metrics.MAX_ACCURACY_LOSS_PP),
     ]
 
