@@ -16,6 +16,7 @@ from stability_probe.errors import MissingError, RunError, UsageError
 from stability_probe.exits import EXIT_CODES, Group, complain
 from stability_probe.exits import explain as explain_error
 from stability_probe.options import (
+    CHARACTERIZATION,
     COMMON,
     CORPUS_IN,
     CORPUS_OUT,
@@ -27,6 +28,7 @@ from stability_probe.options import (
     POLICY,
     ROOT,
     RUN,
+    RUN_IDS,
     RUNS,
     SCHEDULE,
     SCHEDULER_ARG,
@@ -343,11 +345,16 @@ def _show_plan(planned: list[SweepRun], options: dict[str, Any]) -> None:
     )
 
 
-@probe.command(params=[SWEEP, RUNS, CORPUS_OUT, *COMMON])
-def corpus(**options: Any) -> None:
-    """Write the corpus rows of a sweep's finished runs.
+@probe.group(cls=Group)
+def corpus() -> None:
+    """The rows that predictions rest on: build, check, add your own."""
 
-    A row pairs each adaptive run with the fixed run of the same seed.
+
+@corpus.command(params=[SWEEP, RUNS, CORPUS_OUT, *COMMON])
+def build(**options: Any) -> None:
+    """Write the rows of a sweep's finished runs.
+
+    A row pairs each run with the fixed one of the same model, data and seed.
     """
     from predictor.build import build_rows
     from predictor.corpus import format_corpus
@@ -363,6 +370,74 @@ def corpus(**options: Any) -> None:
         options["json"],
         lambda: {"schema_version": 1, "rows": len(rows), "file": options["corpus"]},
         lambda: f"{len(rows)} rows in {options['corpus']}",
+    )
+
+
+@corpus.command(params=[CORPUS_IN, RUNS, *COMMON])
+def check(**options: Any) -> None:
+    """Prove that each row's numbers follow from its runs.
+
+    Rows whose runs are not stored here are only checked against themselves. Exits 1 when a
+    number contradicts.
+    """
+    from predictor.check import check_corpus
+    from predictor.corpus import load_corpus
+    from stability_probe.records import to_plain
+    from stability_probe.terminal import print_result
+
+    path = options["corpus"]
+    found = check_corpus(load_corpus(Path(path) if path else None), Path(options["output"]))
+    told = (
+        f"{found.rows} rows, {found.recomputed} computed again from their runs, "
+        f"{len(found.problems)} contradictions"
+    )
+    print_result(
+        options["json"],
+        lambda: {"schema_version": 1, **to_plain(found)},
+        lambda: "\n".join([told, *found.problems]),
+    )
+    if found.problems:
+        click.get_current_context().exit(1)
+
+
+@corpus.command(params=[RUN_IDS, RUNS, *COMMON])
+def add(**options: Any) -> None:
+    """Add your own runs to your own rows, which count beside the shipped ones.
+
+    Each is paired with the fixed run that is the same in all else.
+    """
+    from predictor.build import own_rows
+    from predictor.corpus import format_corpus, load_corpus, own_corpus_path
+    from stability_probe.store import write_text
+    from stability_probe.terminal import print_result
+
+    added = own_rows(options["run_ids"], Path(options["output"]))
+    path = own_corpus_path()
+    before = load_corpus(path) if path.exists() else []
+    # A run that is added again replaces its row.
+    rows = {(r.fixed_run_id, r.adaptive_run_id): r for r in [*before, *added]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, format_corpus(rows.values()))
+    print_result(
+        options["json"],
+        lambda: {"schema_version": 1, "added": len(added), "rows": len(rows), "file": str(path)},
+        lambda: f"{len(added)} added, {len(rows)} rows in {path}",
+    )
+
+
+@probe.command(params=[CHARACTERIZATION, *COMMON])
+def predict(**options: Any) -> None:
+    """Predict again from a stored characterization, without measuring."""
+    from predictor import predict, summary
+    from stability_probe.store import read_characterization
+    from stability_probe.terminal import print_result
+
+    c, _ = read_characterization(Path(options["characterization"]))
+    p = predict(c)
+    print_result(
+        options["json"],
+        lambda: summary.characterization_json(c, p),
+        lambda: summary.characterization_table(c, p),
     )
 
 

@@ -1,15 +1,25 @@
-"""Rows of the corpus from the stored runs of a sweep."""
+"""Rows of the corpus from stored runs: those of a sweep, or a user's own."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 from predictor.corpus import CorpusRow, make_row
+from stability_probe.config import RunConfig, default_max_batch_size
+from stability_probe.errors import UsageError
 from stability_probe.models import make_model, normalization
-from stability_probe.store import read_result
-from stability_probe.sweep import SweepRun, stored_curve, with_memory_format
+from stability_probe.records import RunResult, ThroughputCurve
+from stability_probe.store import Store, read_result
+from stability_probe.sweep import (
+    SweepRun,
+    curve_path,
+    measure_curves,
+    stored_curve,
+    with_memory_format,
+)
 
 
 def build_rows(runs: Sequence[SweepRun], root: Path) -> list[CorpusRow]:
@@ -17,26 +27,61 @@ def build_rows(runs: Sequence[SweepRun], root: Path) -> list[CorpusRow]:
 
     Runs that are not finished yet are passed over; runs that diverged stay in.
     """
+    made = (_row(run, root) for run in runs if run.config != run.baseline)
+    return [row for row in made if row is not None]
+
+
+def _row(run: SweepRun, root: Path) -> CorpusRow | None:
+    curve = stored_curve(run, root)
+    if curve is None:
+        return None
+    configs = [with_memory_format(c, curve.memory_format) for c in (run.baseline, run.config)]
+    fixed, adaptive = (read_result(root / c.run_id()) for c in configs)
+    if fixed is None or adaptive is None or not fixed.epochs or not adaptive.epochs:
+        return None
+    return _make_row(run.arm, run.config, fixed, adaptive, curve)
+
+
+def own_rows(run_ids: Sequence[str], root: Path) -> list[CorpusRow]:
+    """Rows of a user's own runs, each beside the fixed run that is the same in all else.
+
+    The throughput curve is measured once and kept with the runs; the machine should be quiet.
+    Raises `UsageError` for a run that is not finished, or has no fixed run beside it.
+    """
     rows = []
-    for run in runs:
-        curve = stored_curve(run, root)
-        if curve is None or run.config == run.baseline:
-            continue
-        configs = [with_memory_format(c, curve.memory_format) for c in (run.baseline, run.config)]
-        fixed, adaptive = (read_result(root / c.run_id()) for c in configs)
-        if fixed is None or adaptive is None or not fixed.epochs or not adaptive.epochs:
-            continue
-        rows.append(
-            make_row(
-                fixed,
-                adaptive,
-                curve,
-                arm=run.arm,
-                normalization=_normalization(run.config.model),
-                max_batch_size=run.config.max_batch_size or 0,
-            )
-        )
+    for run_id in run_ids:
+        config = RunConfig.from_dict(Store(root).load(run_id).config)
+        baseline = dataclasses.replace(config, scheduler="fixed", scheduler_args={})
+        if config == baseline:
+            raise UsageError(f"{run_id} is itself a fixed run; name the adaptive ones")
+        results = [read_result(root / c.run_id()) for c in (baseline, config)]
+        for needed, result in zip((baseline, config), results, strict=True):
+            if result is None or not result.epochs:
+                raise UsageError(
+                    f"{run_id} needs {needed.run_id()}, which is not finished in {root}; use "
+                    f"probe run {needed.model} --scheduler {needed.scheduler} and the same flags"
+                )
+        fixed, adaptive = results
+        assert fixed is not None
+        assert adaptive is not None
+        measured = with_memory_format(baseline, fixed.memory_format)
+        curve = measure_curves([measured], root)[curve_path(root, measured)]
+        rows.append(_make_row(config.scheduler, config, fixed, adaptive, curve))
     return rows
+
+
+def _make_row(
+    arm: str, config: RunConfig, fixed: RunResult, adaptive: RunResult, curve: ThroughputCurve
+) -> CorpusRow:
+    bound = config.max_batch_size or default_max_batch_size(fixed.num_train, config.batch_size)
+    return make_row(
+        fixed,
+        adaptive,
+        curve,
+        arm=arm,
+        normalization=_normalization(config.model),
+        max_batch_size=bound,
+    )
 
 
 @cache

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -158,6 +159,18 @@ def make_row(
     )
 
 
+def own_corpus_path() -> Path:
+    """Where a user's own rows are kept: $XDG_DATA_HOME/stability-probe/corpus.csv."""
+    home = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(home) / "stability-probe" / "corpus.csv"
+
+
+def load_known() -> list[CorpusRow]:
+    """The shipped rows, and the user's own where there are any."""
+    own = own_corpus_path()
+    return [*load_corpus(), *(load_corpus(own) if own.exists() else [])]
+
+
 def corpus_path() -> Path:
     """The shipped corpus: in the package, or in the checkout's data/."""
     installed = Path(str(resources.files("predictor"))) / "corpus_data" / "corpus.csv"
@@ -192,13 +205,14 @@ def format_corpus(rows: Iterable[CorpusRow]) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(names)
     for row in sorted(rows, key=lambda r: (r.family, r.model, r.data, r.arm, r.seed)):
-        writer.writerow([_format(getattr(row, name)) for name in names])
+        writer.writerow([format_cell(getattr(row, name)) for name in names])
     return buffer.getvalue()
 
 
-def _format(value: Any) -> str:
+def format_cell(value: Any) -> str:
+    """A field as it stands in the file: floats have six digits."""
     if isinstance(value, tuple):
-        return " ".join(_format(item) for item in value)
+        return " ".join(format_cell(item) for item in value)
     if isinstance(value, float):
         return f"{value:.6g}"
     return "" if value is None else str(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from predictor.corpus import load_corpus
+from predictor.corpus import load_corpus, load_known
 from predictor.decide import (
     Intervals,
     decide,
@@ -21,8 +21,11 @@ from stability_probe.records import Characterization, Prediction
 
 
 def predict(c: Characterization, corpus: Path | None = None) -> Prediction:
-    """The verdict for a characterized model. Raises `MissingError` for an unusable corpus."""
-    rows = usable(load_corpus(corpus))
+    """The verdict for a characterized model, from `corpus`, else the shipped and the user's rows.
+
+    Raises `MissingError` for an unusable corpus.
+    """
+    rows = usable(load_corpus(corpus) if corpus else load_known())
     fitted = fit(rows)
     cases = make_cases(c)
     estimates = [fitted.estimate(case) for case in cases]

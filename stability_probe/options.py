@@ -60,6 +60,8 @@ def folder_option(about: str, *names: str, default: str = "probe-runs") -> click
 MODEL = click.Argument(["model"])
 SWEEP = click.Argument(["sweep"], metavar="FILE.toml")
 RUN = click.Argument(["run"], metavar="RUN_ID|FILE.json")
+RUN_IDS = click.Argument(["run_ids"], metavar="RUN_ID...", nargs=-1, required=True)
+CHARACTERIZATION = click.Argument(["characterization"], metavar="FILE.json")
 STORED = click.Argument(["stored"], metavar="RUN_ID|FILE.json")
 TRAINING: Sequence[click.Option] = (
     field_option("data", "Data set, folder:PATH or package.module:callable."),
