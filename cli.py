@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stability_probe.errors import MissingError, RunError, UsageError
+from stability_probe.errors import RunError, UsageError
 from stability_probe.exits import EXIT_CODES, Group, complain
 from stability_probe.exits import explain as explain_error
 from stability_probe.options import (
@@ -446,21 +446,16 @@ def evaluate(**options: Any) -> None:
     """Score the predictor on its corpus, families held out."""
     from predictor import scores_summary
     from predictor.corpus import load_corpus
-    from predictor.estimator import usable
-    from predictor.evaluate import evaluate, measure_spread
-    from stability_probe.terminal import print_result
+    from predictor.evaluate import evaluate
+    from stability_probe.terminal import print_result, watching
 
     path = options["corpus"]
-    rows = usable(load_corpus(Path(path) if path else None))
-    scores = evaluate(rows)
-    try:
-        spread = measure_spread(rows)
-    except ValueError as error:
-        raise MissingError(f"{error}; it cannot be scored") from error
+    with watching(options) as progress:
+        evaluation = evaluate(load_corpus(Path(path) if path else None), progress)
     print_result(
         options["json"],
-        lambda: scores_summary.scores_json(scores, spread),
-        lambda: scores_summary.scores_table(scores, spread),
+        lambda: scores_summary.evaluation_json(evaluation),
+        lambda: scores_summary.evaluation_tables(evaluation),
     )
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from predictor.corpus import CorpusRow, make_row
 from stability_probe.config import RunConfig, default_max_batch_size
+from stability_probe.datasets import load_dataset
 from stability_probe.errors import UsageError
-from stability_probe.models import make_model, normalization
-from stability_probe.records import RunResult, ThroughputCurve
+from stability_probe.models import make_model, model_size
+from stability_probe.records import ModelSize, RunResult, ThroughputCurve
 from stability_probe.store import Store, read_result
 from stability_probe.sweep import (
     SweepRun,
@@ -79,11 +80,15 @@ def _make_row(
         adaptive,
         curve,
         arm=arm,
-        normalization=_normalization(config.model),
+        size=_size(config.model, config.data, config.data_dir, config.img_size),
         max_batch_size=bound,
     )
 
 
 @cache
-def _normalization(model: str) -> str:
-    return normalization(make_model(model, num_classes=10, img_size=32))
+def _size(model: str, data: str, data_dir: str | None, img_size: int | None) -> ModelSize:
+    # A few images tell their shape and the number of classes as well as all of them.
+    dataset = load_dataset(data, data_dir=data_dir, img_size=img_size, limit=1000)
+    side = dataset.train_images.shape[-1]
+    made = make_model(model, num_classes=dataset.num_classes, img_size=side)
+    return model_size(made, img_size=side)

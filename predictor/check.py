@@ -8,7 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from predictor.corpus import CorpusRow, format_cell, make_row
+from predictor.corpus import (
+    PROFILE_COLUMNS,
+    PROFILE_EPOCHS,
+    CorpusRow,
+    format_cell,
+    make_row,
+)
 from stability_probe.errors import MissingError
 from stability_probe.store import read_result
 
@@ -55,6 +61,11 @@ def contradictions(row: CorpusRow) -> Iterator[str]:
             yield f"an epoch of the {which} run took no time"
     if len(set(row.fixed_batch_sizes)) > 1:
         yield "the batch of the fixed run changes"
+    if row.num_params < 1 or row.num_macs < 1 or row.num_tensors < 1:
+        yield "a model without parameters or work"
+    kept = min(len(row.fixed_batch_sizes), PROFILE_EPOCHS)
+    if any(len(getattr(row, name)) != kept for name in PROFILE_COLUMNS):
+        yield f"the profile of a signal has not {kept} epochs"
     if row.max_batch_size and max(row.adaptive_batch_sizes, default=0) > row.max_batch_size:
         yield f"the batch exceeds its bound of {row.max_batch_size}"
     if list(row.curve_batch_sizes) != sorted(set(row.curve_batch_sizes)):
@@ -74,7 +85,7 @@ def differing_fields(row: CorpusRow, root: Path) -> list[str] | None:
         adaptive,
         row.curve,
         arm=row.arm,
-        normalization=row.normalization,
+        size=row.size,
         max_batch_size=row.max_batch_size,
     )
     return [

@@ -18,11 +18,20 @@ from predictor.features import family
 from stability_probe import metrics
 from stability_probe.errors import MissingError
 from stability_probe.records import (
+    ModelSize,
+    Profile,
     RunResult,
     StabilityMetrics,
     ThroughputCurve,
     ThroughputPoint,
 )
+
+CORPUS_READING = {"reading": "mild"}
+"""Arguments of DEBA in the shipped corpus's runs; predictions speak of this reading alone."""
+PROFILE_EPOCHS = 15
+"""Epochs of the fixed run whose signals a row keeps: DEBA's window in the paper."""
+_SIGNALS = ("losses", "grad_norms", "grad_norms_last", "grad_component_variances")
+PROFILE_COLUMNS = tuple(f"profile_{name}" for name in _SIGNALS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +53,9 @@ class CorpusRow:
     """Base rate of the second run; a fixed larger batch may have another."""
     lr_schedule: str
     num_params: int
+    num_macs: int
+    num_tensors: int
+    num_norm_layers: int
     normalization: str
     num_train: int
     num_test: int
@@ -65,11 +77,13 @@ class CorpusRow:
     adaptive_wall_s: float
     fixed_updates: int
     adaptive_updates: int
-    stability_score: float
-    grad_norm_variation: float
-    grad_component_variance: float
-    loss_variation: float
-    noise_scale: float | None
+    profile_losses: tuple[float, ...]
+    """Of the fixed run's first `PROFILE_EPOCHS` epochs; see `Profile`."""
+    profile_grad_norms: tuple[float, ...]
+    profile_grad_norms_last: tuple[float, ...]
+    profile_grad_component_variances: tuple[float, ...]
+    trace_sigma: float | None
+    grad_sq_norm: float | None
     curve_batch_sizes: tuple[int, ...]
     """Of the device the runs were made on, measured while nothing else ran."""
     curve_samples_per_s: tuple[float, ...]
@@ -94,11 +108,42 @@ class CorpusRow:
         )
 
     @property
+    def profile(self) -> Profile:
+        """The fixed run's first epochs, signal by signal."""
+        return Profile(
+            losses=self.profile_losses,
+            grad_norms=self.profile_grad_norms,
+            grad_norms_last=self.profile_grad_norms_last,
+            grad_component_variances=self.profile_grad_component_variances,
+            trace_sigma=self.trace_sigma,
+            grad_sq_norm=self.grad_sq_norm,
+        )
+
+    @property
+    def size(self) -> ModelSize:
+        """The model's size for this data."""
+        return ModelSize(**{f.name: getattr(self, f.name) for f in dataclasses.fields(ModelSize)})
+
+    @property
+    def window(self) -> StabilityMetrics:
+        """What the probe's window of the fixed run says."""
+        return metrics.stability_metrics(self.profile.first(self.window_epochs))
+
+    @property
     def time_saved_pct(self) -> float:
         """As measured: CPU seconds on a CPU, wall clock elsewhere, as `compare_runs` does."""
         if self.device == "cpu":
             return metrics.saved_pct(sum(self.adaptive_cpu_s), sum(self.fixed_cpu_s))
         return metrics.saved_pct(self.adaptive_wall_s, self.fixed_wall_s)
+
+    @property
+    def curve_saved_pct(self) -> float:
+        """Of both runs' batch sizes, by the throughput curve of the same machine when quiet."""
+        times = [
+            float(metrics.path_time_s(self.curve, sizes, self.num_train))
+            for sizes in (self.adaptive_batch_sizes, self.fixed_batch_sizes)
+        ]
+        return metrics.saved_pct(*times)
 
     @property
     def accuracy_delta_pp(self) -> float:
@@ -116,23 +161,24 @@ def make_row(
     curve: ThroughputCurve,
     *,
     arm: str,
-    normalization: str,
+    size: ModelSize,
     max_batch_size: int,
 ) -> CorpusRow:
     """A row from two runs that share a seed and the curve of their machine."""
     config = fixed.config
-    window: StabilityMetrics = metrics.stability_metrics(fixed.epochs[: config["window_epochs"]])
+    profile = metrics.profile(fixed.epochs[:PROFILE_EPOCHS])
     return CorpusRow(
         **{n: config[n] for n in ("model", "data", "seed", "optimizer", "lr", "lr_schedule")},
         **{n: config[n] for n in ("epochs", "window_epochs")},
-        **dataclasses.asdict(window),
+        **dataclasses.asdict(size),
+        **{c: getattr(profile, n) for c, n in zip(PROFILE_COLUMNS, _SIGNALS, strict=True)},
+        trace_sigma=profile.trace_sigma,
+        grad_sq_norm=profile.grad_sq_norm,
         family=family(config["model"]),
         arm=arm,
         scheduler=adaptive.config["scheduler"],
         scheduler_args=json.dumps(adaptive.config["scheduler_args"], sort_keys=True),
         adaptive_lr=adaptive.config["lr"],
-        num_params=fixed.num_params,
-        normalization=normalization,
         num_train=fixed.num_train,
         num_test=fixed.num_test,
         max_batch_size=max_batch_size,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from predictor.candidates import Estimates
 from predictor.corpus import CorpusRow
-from predictor.estimator import INTERVAL_LEVEL, Estimate
 from predictor.features import FEATURES, Case
+from predictor.held_out import INTERVAL_LEVEL, Intervals
 from stability_probe import metrics
 from stability_probe.records import Prediction
 
@@ -31,18 +31,14 @@ _WORDS = dict(
             "loss variation",
             "noise scale",
             "number of parameters",
+            "number of multiply-adds",
+            "work a parameter tensor",
+            "number of normalization layers",
+            "BatchNorm",
         ),
         strict=True,
     )
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Intervals:
-    """Half widths around the estimates, from errors on held-out families."""
-
-    time_saved_pct: float
-    accuracy_delta_pp: float
 
 
 def unlike_corpus(case: Case, known: NDArray[np.float64]) -> str | None:
@@ -103,7 +99,7 @@ def unlike_recipe(rows: Sequence[CorpusRow], optimizer: str, lr_schedule: str) -
 
 
 def decide(
-    estimates: Sequence[Estimate],
+    estimates: Estimates,
     intervals: Intervals,
     *,
     unlike: str | None,
@@ -111,31 +107,38 @@ def decide(
     hopeless: str | None = None,
     alternative: str | None = None,
 ) -> Prediction:
-    """One verdict from the estimates of all seeds.
+    """One verdict from the estimates of all seeds, one a seed, and the mean of their intervals.
 
     `hopeless` says why no schedule can pay off, which holds whatever the corpus knows; `unlike`
     why the corpus does not speak for the case.
     """
-    probability = float(np.mean([e.probability_of_benefit for e in estimates]))
-    time_saved = float(np.mean([e.time_saved_pct for e in estimates]))
-    delta = float(np.mean([e.accuracy_delta_pp for e in estimates]))
-    verdicts = {_verdict(e.probability_of_benefit) for e in estimates}
+    probability = float(estimates.probability_of_benefit.mean())
+    time_saved = float(estimates.time_saved_pct.mean())
+    low, high = (float(end) for end in intervals.time_saved_pct.mean(axis=0))
+    delta_low, delta_high = (float(end) for end in intervals.accuracy_delta_pp.mean(axis=0))
+    verdicts = {_verdict(p) for p in estimates.probability_of_benefit}
     if hopeless is not None:
         verdict, reason = "keep_fixed", hopeless
     elif unlike is not None:
         verdict, reason = "abstain", unlike
     elif len(verdicts) > 1:
         verdict, reason = "abstain", "the seeds disagree"
+    elif verdicts == {"adapt"} and low < metrics.MIN_TIME_SAVED_PCT:
+        verdict = "abstain"
+        reason = (
+            f"the interval of time saved, {low:.0f} to {high:.0f} %, reaches below the "
+            f"{metrics.MIN_TIME_SAVED_PCT:.0f} % that count as a benefit"
+        )
     else:
         verdict = verdicts.pop()
-        reason = _reason(verdict, probability, time_saved)
+        reason = _reason(verdict, probability)
     return Prediction(
         verdict=verdict,
         probability_of_benefit=probability,
         time_saved_pct=time_saved,
-        time_saved_interval_pct=_around(time_saved, intervals.time_saved_pct),
-        accuracy_delta_pp=delta,
-        accuracy_delta_interval_pp=_around(delta, intervals.accuracy_delta_pp),
+        time_saved_interval_pct=(low, high),
+        accuracy_delta_pp=float(estimates.accuracy_delta_pp.mean()),
+        accuracy_delta_interval_pp=(delta_low, delta_high),
         interval_level=INTERVAL_LEVEL,
         reason=reason,
         basis=basis,
@@ -164,7 +167,7 @@ def _verdict(probability: float) -> str:
     return "keep_fixed" if probability <= KEEP_PROBABILITY else "abstain"
 
 
-def _reason(verdict: str, probability: float, time_saved: float) -> str:
+def _reason(verdict: str, probability: float) -> str:
     limits = (
         f"a benefit (at least {metrics.MIN_TIME_SAVED_PCT:.0f} % less time, at most "
         f"{metrics.MAX_ACCURACY_LOSS_PP} pp less accuracy) has probability {probability:.2f}"
@@ -174,7 +177,3 @@ def _reason(verdict: str, probability: float, time_saved: float) -> str:
     if verdict == "keep_fixed":
         return f"{limits}, below {KEEP_PROBABILITY}"
     return f"{limits}, between {KEEP_PROBABILITY} and {ADAPT_PROBABILITY}"
-
-
-def _around(centre: float, half_width: float) -> tuple[float, float]:
-    return centre - half_width, centre + half_width

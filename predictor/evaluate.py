@@ -1,231 +1,378 @@
-"""How far the predictor can be trusted: scores on architecture families it never saw."""
+"""How far the predictor can be trusted: candidates on architecture families they never saw."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import balanced_accuracy_score
+from numpy.typing import NDArray
 
-from predictor.corpus import CorpusRow, families
+from predictor import bootstrap
+from predictor.bootstrap import Score
+from predictor.candidates import BASELINES, CANDIDATES, CHOSEN, Estimates
+from predictor.corpus import CorpusRow
 from predictor.decide import ADAPT_PROBABILITY, KEEP_PROBABILITY
-from predictor.estimator import (
-    INTERVAL_LEVEL,
-    Estimate,
-    case_of,
-    half_widths,
-    leave_one_family_out,
+from predictor.examples import (
+    Example,
+    families,
+    finished,
+    in_order,
+    make_examples,
+    usable,
 )
-from predictor.features import replayed_time_saved_pct
+from predictor.held_out import INTERVAL_LEVEL, Refits, intervals
+from predictor.stability_scores import ScoreFormula, compare_formulas
+from predictor.variance import Shares, variance_shares
+from stability_probe.errors import MissingError
+from stability_probe.progress import Progress, Quiet
+
+SELECTED = "selected"
+"""Name of the procedure that picks a candidate by its score on the other families."""
+CONTRASTS = (
+    ("stability to headroom", "headroom + stability", "headroom"),
+    ("all features to headroom", "logistic", "headroom"),
+    ("the curve to the mean", "curve", "majority"),
+    ("rehearsal to others' paths", "rehearsal", "curve"),
+    ("learned harm to its rate", "curve + harm", "curve"),
+)
+_CLIP = 0.01  # a probability of 0 or 1 would make one miss infinite
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scores:
-    """Leave-one-family-out scores of the whole procedure on its corpus."""
+class CandidateScores:
+    """One candidate on families held out; None where a score is undefined."""
+
+    name: str
+    brier: Score | None
+    """Mean squared error of the probability of benefit."""
+    log_loss: Score | None
+    """Of probabilities clipped to 0.01 and 0.99."""
+    balanced_accuracy: Score | None
+    """Benefit or not, among the answered."""
+    abstained: Score | None
+    """Share of rows whose probability gives no verdict."""
+    time_saved_mae: Score | None
+    """Percentage points, by the curve."""
+    time_saved_mae_measured: Score | None
+    """The same against what was measured, on a machine that may have been busy."""
+    accuracy_delta_mae: Score | None
+    time_saved_coverage: Score | None
+    time_saved_width: Score | None
+    accuracy_delta_coverage: Score | None
+    accuracy_delta_width: Score | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkillContrast:
+    """What one candidate adds to another: a score of the first minus that of the second."""
+
+    name: str
+    candidate: str
+    against: str
+    brier: Score | None
+    time_saved_mae: Score | None
+    accuracy_delta_mae: Score | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """What a schedule did in all its full runs, and beside DEBA with the same seeds."""
+
+    name: str
+    num_rows: int
+    time_saved_pct: Score | None
+    """By the curve."""
+    accuracy_delta_pp: Score | None
+    benefits: Score | None
+    """Share of the rows."""
+    deba_saves_more_pct: Score | None
+    """DEBA's time saved minus the arm's, of the runs that both made."""
+    deba_more_accurate_pp: Score | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Everything that `probe evaluate` tells."""
 
     num_rows: int
     num_models: int
     num_families: int
-    class_counts: dict[str, int]
-    """Measured benefit classes."""
-    balanced_accuracy: float | None
-    """Benefit or not, among the answered rows; None when they are all of one class."""
-    answered: int
-    """Rows on which the probability alone gave a verdict."""
-    majority_accuracy: float | None
-    """The same rows, always saying the more frequent of benefit and no benefit of all rows."""
-    accuracy: float | None
-    """Share of right answers among the answered rows."""
-    brier: float
-    """Mean squared error of the probability of benefit."""
-    brier_base_rate: float
-    """The same for the training families' share of benefits."""
-    time_saved_mae: float
-    """Percentage points."""
-    time_saved_mae_mean: float
-    """The same for the training families' mean."""
-    accuracy_delta_mae: float
-    accuracy_delta_mae_mean: float
+    class_counts: Mapping[str, int]
+    """Benefit classes by the curve."""
     interval_level: float
-    time_saved_coverage: float | None = None
-    """Nested: intervals from families other than the one held out. None where not asked for."""
-    accuracy_delta_coverage: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spread:
-    """What there is to predict: how outcomes differ, and how far the device explains them."""
-
-    time_saved_mean_pct: float
-    time_saved_range_pct: tuple[float, float]
-    """Smallest and largest of all rows."""
-    time_saved_seed_sd: float
-    """Between seeds of one model on one data set, pooled; percentage points."""
-    time_saved_model_sd: float
-    """Between the means of models."""
-    accuracy_delta_mean_pp: float
-    accuracy_delta_seed_sd: float
-    accuracy_delta_model_sd: float
+    chosen: str
+    selections: Mapping[str, str]
+    """The candidate that the other families would pick, by the family held out."""
+    scores: tuple[CandidateScores, ...]
+    contrasts: tuple[SkillContrast, ...]
+    arms: tuple[Arm, ...]
+    shares: Mapping[str, Shares]
+    """Where the variance of each outcome lies; empty for a corpus too small to tell."""
+    stability_scores: tuple[ScoreFormula, ...]
     replay_correlation: float | None
-    """Of measured time saved with each run's own batch sequence on the throughput curve; None
-    where one of the two is constant."""
+    """Of measured time saved with each run's own batch sequence on the throughput curve."""
     replay_mae: float
     """Mean absolute error of the same, percentage points."""
 
 
-def evaluate(
-    rows: Sequence[CorpusRow],
-    estimates: Sequence[Estimate] | None = None,
-    *,
-    nested: bool = True,
-) -> Scores:
-    """Score on rows that finished. Nothing here chooses anything that is scored.
+def evaluate(rows: Sequence[CorpusRow], progress: Progress | None = None) -> Evaluation:
+    """Every score of every candidate. Nothing here chooses anything that is scored.
 
-    `estimates` are those of `leave_one_family_out`, where the caller has them; `nested` adds the
-    coverage, which fits once for every pair of families.
+    Raises `MissingError` for a corpus of fewer than three families: two others are needed where
+    one is held out.
     """
-    estimates = leave_one_family_out(rows) if estimates is None else estimates
-    benefit = np.array([r.benefit_class == "benefits" for r in rows])
-    probability = np.array([e.probability_of_benefit for e in estimates])
-    answered = (probability >= ADAPT_PROBABILITY) | (probability <= KEEP_PROBABILITY)
-    told = probability[answered] >= ADAPT_PROBABILITY
-    truth = benefit[answered]
-    base_rate = _mean_of_others(rows, benefit.astype(float))
-    time_saved = np.array([r.time_saved_pct for r in rows])
-    delta = np.array([r.accuracy_delta_pp for r in rows])
-    majority = benefit.mean() >= 0.5
-    coverage = nested_coverage(rows, estimates) if nested else (None, None)
-    return Scores(
-        num_rows=len(rows),
-        num_models=len({r.model for r in rows}),
-        num_families=len(families(rows)),
-        class_counts=dict(sorted(Counter(r.benefit_class for r in rows).items())),
-        balanced_accuracy=(
-            float(balanced_accuracy_score(truth, told)) if len(set(truth)) == 2 else None
-        ),
-        answered=int(answered.sum()),
-        majority_accuracy=float((truth == majority).mean()) if answered.any() else None,
-        accuracy=float((told == truth).mean()) if answered.any() else None,
-        brier=float(np.mean((probability - benefit) ** 2)),
-        brier_base_rate=float(np.mean((base_rate - benefit) ** 2)),
-        time_saved_mae=_mae(time_saved, [e.time_saved_pct for e in estimates]),
-        time_saved_mae_mean=_mae(time_saved, _mean_of_others(rows, time_saved)),
-        accuracy_delta_mae=_mae(delta, [e.accuracy_delta_pp for e in estimates]),
-        accuracy_delta_mae_mean=_mae(delta, _mean_of_others(rows, delta)),
+    kept = usable(rows)
+    examples = make_examples(kept)
+    if len(families(examples)) < 3:
+        raise MissingError("the corpus holds fewer than three families; it cannot be scored")
+    drawn = bootstrap.weights([e.family for e in examples])
+    measured = np.array([r.time_saved_pct for r in kept])
+    # Each run's own batch sizes on the curve: what is left between the two is the machine's.
+    replayed = _outcome(examples, "time_saved_pct")
+    refits = {n: Refits(c, examples) for n, c in (BASELINES | CANDIDATES).items()}
+    progress = progress or Quiet()
+    progress.start("candidates", len(refits))
+    told, scores = {}, []
+    for name, r in refits.items():
+        told[name] = r.leave_one_out()
+        each = dict.fromkeys(families(examples), r)
+        scores.append(_scores(name, told[name], each, examples, measured, drawn))
+        progress.step(name)
+    picks = {f: _pick(refits, f) for f in families(examples)}
+    selected = _assemble(told, picks, examples)
+    by_pick = {family: refits[name] for family, name in picks.items()}
+    scores.append(_scores(SELECTED, selected, by_pick, examples, measured, drawn))
+    return Evaluation(
+        num_rows=len(kept),
+        num_models=len({r.model for r in kept}),
+        num_families=len(picks),
+        class_counts=dict(sorted(Counter(_class_name(e) for e in examples).items())),
         interval_level=INTERVAL_LEVEL,
-        time_saved_coverage=coverage[0],
-        accuracy_delta_coverage=coverage[1],
+        chosen=CHOSEN,
+        selections=picks,
+        scores=tuple(scores),
+        contrasts=tuple(_contrast(*c, told, examples, drawn) for c in CONTRASTS),
+        arms=compare_arms(rows),
+        shares=variance_shares(kept),
+        stability_scores=compare_formulas(kept),
+        replay_correlation=_correlation(replayed, measured),
+        replay_mae=float(np.abs(replayed - measured).mean()),
     )
 
 
-def measure_spread(rows: Sequence[CorpusRow]) -> Spread:
-    """Raises `ValueError` for fewer than two models, or no model with two seeds."""
-    time_saved = [r.time_saved_pct for r in rows]
-    delta = [r.accuracy_delta_pp for r in rows]
-    replayed = [
-        float(replayed_time_saved_pct((r.adaptive_batch_sizes,), case_of(r))[0]) for r in rows
-    ]
-    return Spread(
-        time_saved_mean_pct=float(np.mean(time_saved)),
-        time_saved_range_pct=(min(time_saved), max(time_saved)),
-        time_saved_seed_sd=_seed_sd(rows, time_saved),
-        time_saved_model_sd=_model_sd(rows, time_saved),
-        accuracy_delta_mean_pp=float(np.mean(delta)),
-        accuracy_delta_seed_sd=_seed_sd(rows, delta),
-        accuracy_delta_model_sd=_model_sd(rows, delta),
-        replay_correlation=(
-            float(np.corrcoef(replayed, time_saved)[0, 1])
-            if np.ptp(replayed) > 0 and np.ptp(time_saved) > 0
-            else None
-        ),
-        replay_mae=_mae(np.array(time_saved), replayed),
-    )
+def brier(told: Estimates, examples: Sequence[Example]) -> float:
+    """Mean squared error of the probability of benefit."""
+    return float(np.mean((told.probability_of_benefit - _benefit(examples)) ** 2))
 
 
-def nested_coverage(
-    rows: Sequence[CorpusRow], estimates: Sequence[Estimate] | None = None
-) -> tuple[float, float]:
-    """Share of rows inside intervals made without their family, neither fit nor calibration."""
-    inside: list[tuple[bool, bool]] = []
-    estimates = leave_one_family_out(rows) if estimates is None else estimates
-    for held_out in families(rows):
-        others = [r for r in rows if r.family != held_out]
-        time_half, delta_half = half_widths(others, leave_one_family_out(others))
-        inside += [
-            (
-                abs(row.time_saved_pct - estimate.time_saved_pct) <= time_half,
-                abs(row.accuracy_delta_pp - estimate.accuracy_delta_pp) <= delta_half,
-            )
-            for row, estimate in zip(rows, estimates, strict=True)
-            if row.family == held_out
-        ]
-    time_inside, delta_inside = np.mean(inside, axis=0)
-    return float(time_inside), float(delta_inside)
-
-
-def no_skill(scores: Scores) -> str | None:
+def no_skill(chosen: Refits) -> str | None:
     """Why the corpus cannot tell one model from another, None when it can.
 
     A probability that is no better on held-out families than the share of benefits among the
     others says nothing about the model at hand.
     """
-    if scores.brier < scores.brier_base_rate:
+    examples = chosen.examples
+    mine = brier(chosen.leave_one_out(), examples)
+    base = brier(Refits(BASELINES["majority"], examples).leave_one_out(), examples)
+    if mine < base:
         return None
     return (
         "on families held out the prediction is no better than the base rate "
-        f"(Brier score {scores.brier:.3f} against {scores.brier_base_rate:.3f})"
+        f"(Brier score {mine:.3f} against {base:.3f})"
     )
 
 
-def describe(scores: Scores) -> str:
-    """The scores in a sentence, for every prediction to carry."""
-    right = (
-        f"{scores.answered} of {scores.num_rows} rows answered"
-        + (
-            f", balanced accuracy {scores.balanced_accuracy:.2f}"
-            if scores.balanced_accuracy is not None
-            else ""
-        )
-        + (
-            f", accuracy {scores.accuracy:.2f} (the majority class: {scores.majority_accuracy:.2f})"
-            if scores.accuracy is not None
-            else ""
-        )
-    )
+def describe(chosen: Refits, num_models: int) -> str:
+    """What a prediction rests on, in a sentence for every prediction to carry."""
+    examples = chosen.examples
+    told = chosen.leave_one_out()
+    answered = _answered(told)
+    says, truth = told.probability_of_benefit >= ADAPT_PROBABILITY, _benefit(examples) == 1
+    error = np.abs(told.time_saved_pct - _outcome(examples, "time_saved_pct")).mean()
+    right = f"{answered.sum()} of {len(examples)} answered"
+    if answered.any():
+        share = (says == truth)[answered].mean()
+        majority = (truth == (truth.mean() >= 0.5))[answered].mean()
+        right += f", {share:.2f} of them rightly (always the commoner answer: {majority:.2f})"
     return (
-        f"{scores.num_rows} paired full runs of {scores.num_models} models in "
-        f"{scores.num_families} families; families held out: {right}, "
-        f"mean error of time saved {scores.time_saved_mae:.1f} points"
+        f"{len(examples)} paired full runs of {num_models} models in "
+        f"{len(families(examples))} families; families held out: {right}, "
+        f"mean error of time saved {error:.1f} points"
     )
 
 
-def _seed_sd(rows: Sequence[CorpusRow], values: Sequence[float]) -> float:
-    """Root of the mean variance over the seeds of one model on one data set."""
-    groups: dict[tuple[str, str], list[float]] = {}
-    for row, value in zip(rows, values, strict=True):
-        groups.setdefault((row.model, row.data), []).append(value)
-    variances = [np.var(group, ddof=1) for group in groups.values() if len(group) > 1]
-    if not variances:
-        raise ValueError("no model of the corpus has two seeds")
-    return float(np.sqrt(np.mean(variances)))
+def compare_arms(rows: Sequence[CorpusRow]) -> tuple[Arm, ...]:
+    """Each schedule of the corpus over all its finished rows, and DEBA beside it."""
+    done = in_order(r for r in rows if finished(r))
+    deba = {r.fixed_run_id: r for r in usable(done)}
+    names = sorted({r.arm for r in done}, key=lambda n: (n != "deba", n))
+    return tuple(_arm(n, [r for r in done if r.arm == n], deba) for n in names)
 
 
-def _model_sd(rows: Sequence[CorpusRow], values: Sequence[float]) -> float:
-    groups: dict[str, list[float]] = {}
-    for row, value in zip(rows, values, strict=True):
-        groups.setdefault(row.model, []).append(value)
-    if len(groups) < 2:
-        raise ValueError("the corpus holds fewer than two models")
-    return float(np.std([np.mean(group) for group in groups.values()], ddof=1))
+def _arm(name: str, rows: Sequence[CorpusRow], deba: Mapping[str, CorpusRow]) -> Arm:
+    drawn = bootstrap.weights([r.family for r in rows])
+    outcomes = make_examples(rows)
+    saved, delta = (_outcome(outcomes, n) for n in ("time_saved_pct", "accuracy_delta_pp"))
+    beside = [deba.get(r.fixed_run_id) for r in rows]
+    deba_saved = np.array([np.nan if d is None else d.curve_saved_pct for d in beside])
+    deba_delta = np.array([np.nan if d is None else d.accuracy_delta_pp for d in beside])
+    paired = name != "deba"
+    return Arm(
+        name=name,
+        num_rows=len(rows),
+        time_saved_pct=bootstrap.mean_score(saved, drawn),
+        accuracy_delta_pp=bootstrap.mean_score(delta, drawn),
+        benefits=bootstrap.mean_score(_benefit(outcomes), drawn),
+        deba_saves_more_pct=bootstrap.mean_score(deba_saved - saved, drawn) if paired else None,
+        deba_more_accurate_pp=bootstrap.mean_score(deba_delta - delta, drawn) if paired else None,
+    )
 
 
-def _mean_of_others(rows: Sequence[CorpusRow], values: np.ndarray) -> list[float]:
-    """For each row, the mean of the values of all other families."""
-    names = np.array([r.family for r in rows])
-    return [float(values[names != r.family].mean()) for r in rows]
+def _pick(refits: Mapping[str, Refits], held_out: str) -> str:
+    """The candidate with the best Brier score on the other families, each held out in turn."""
+
+    def inner_brier(name: str) -> float:
+        r = refits[name]
+        others = r.family != held_out
+        arrays = np.zeros(len(r.examples))
+        for other in sorted(set(r.family[others])):
+            mask = r.family == other
+            told = r.without(held_out, other).probability_of_benefit[: len(r.examples)]
+            arrays[mask] = told[mask]
+        return float(np.mean((arrays - _benefit(r.examples))[others] ** 2))
+
+    return min(CANDIDATES, key=inner_brier)
 
 
-def _mae(truth: np.ndarray, told: Sequence[float]) -> float:
-    return float(np.mean(np.abs(truth - np.array(told))))
+def _assemble(
+    told: Mapping[str, Estimates], picks: Mapping[str, str], examples: Sequence[Example]
+) -> Estimates:
+    """For each example the estimate of the candidate picked for its family."""
+    return Estimates(
+        **{
+            field: np.array(
+                [getattr(told[picks[e.family]], field)[i] for i, e in enumerate(examples)]
+            )
+            for field in Estimates.__dataclass_fields__
+        }
+    )
+
+
+def _scores(
+    name: str,
+    told: Estimates,
+    refits: Mapping[str, Refits],
+    examples: Sequence[Example],
+    measured: NDArray[np.float64],
+    drawn: NDArray[np.float64],
+) -> CandidateScores:
+    """`refits` by the family held out: its intervals are made without that family."""
+    truth = _benefit(examples)
+    p = told.probability_of_benefit
+    clipped = np.clip(p, _CLIP, 1 - _CLIP)
+    saved, delta = (_outcome(examples, n) for n in ("time_saved_pct", "accuracy_delta_pp"))
+    ends = _nested_intervals(refits, examples)
+    means = {
+        "brier": (p - truth) ** 2,
+        "log_loss": -np.log(np.where(truth == 1, clipped, 1 - clipped)),
+        "abstained": 1.0 - _answered(told),
+        "time_saved_mae": np.abs(told.time_saved_pct - saved),
+        "time_saved_mae_measured": np.abs(told.time_saved_pct - measured),
+        "accuracy_delta_mae": np.abs(told.accuracy_delta_pp - delta),
+    }
+    for outcome, values in (("time_saved", saved), ("accuracy_delta", delta)):
+        low, high = ends[outcome].T
+        means[f"{outcome}_coverage"] = ((low <= values) & (values <= high)).astype(float)
+        means[f"{outcome}_width"] = np.where(np.isfinite(high - low), high - low, np.nan)
+    return CandidateScores(
+        name=name,
+        balanced_accuracy=_balanced_accuracy(told, truth, drawn),
+        **{key: bootstrap.mean_score(np.asarray(v, float), drawn) for key, v in means.items()},
+    )
+
+
+def _nested_intervals(
+    refits: Mapping[str, Refits], examples: Sequence[Example]
+) -> dict[str, NDArray[np.float64]]:
+    """Interval ends of every example, [num_examples, 2], fit and errors without its family."""
+    time_saved, accuracy = (np.zeros((len(examples), 2)) for _ in range(2))
+    for family, refit in refits.items():
+        at = np.flatnonzero(refit.family == family)
+        ends = intervals(refit, at.tolist(), without=family)
+        time_saved[at], accuracy[at] = ends.time_saved_pct, ends.accuracy_delta_pp
+    return {"time_saved": time_saved, "accuracy_delta": accuracy}
+
+
+def _balanced_accuracy(
+    told: Estimates, truth: NDArray[np.float64], drawn: NDArray[np.float64]
+) -> Score | None:
+    answered = _answered(told)
+    says = told.probability_of_benefit >= ADAPT_PROBABILITY
+
+    def statistic(w: NDArray[np.float64]) -> NDArray[np.float64]:
+        recalls = [
+            (w @ (answered & (says == kind) & (truth == kind))) / (w @ (answered & (truth == kind)))
+            for kind in (True, False)
+        ]
+        mean: NDArray[np.float64] = np.mean(recalls, axis=0)
+        return mean
+
+    return bootstrap.score(statistic, drawn)
+
+
+def _contrast(
+    name: str,
+    candidate: str,
+    against: str,
+    told: Mapping[str, Estimates],
+    examples: Sequence[Example],
+    drawn: NDArray[np.float64],
+) -> SkillContrast:
+    truth = _benefit(examples)
+    saved, delta = (_outcome(examples, n) for n in ("time_saved_pct", "accuracy_delta_pp"))
+
+    def losses(e: Estimates) -> tuple[NDArray[np.float64], ...]:
+        return (
+            (e.probability_of_benefit - truth) ** 2,
+            np.abs(e.time_saved_pct - saved),
+            np.abs(e.accuracy_delta_pp - delta),
+        )
+
+    brier_loss, time_loss, accuracy_loss = (
+        bootstrap.mean_score(mine - other, drawn)
+        for mine, other in zip(losses(told[candidate]), losses(told[against]), strict=True)
+    )
+    return SkillContrast(
+        name=name,
+        candidate=candidate,
+        against=against,
+        brier=brier_loss,
+        time_saved_mae=time_loss,
+        accuracy_delta_mae=accuracy_loss,
+    )
+
+
+def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float | None:
+    """Pearson's; None where one of the two is constant."""
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return None
+    return float(np.corrcoef(one, other)[0, 1])
+
+
+def _answered(told: Estimates) -> NDArray[np.bool_]:
+    p = told.probability_of_benefit
+    return (p >= ADAPT_PROBABILITY) | (p <= KEEP_PROBABILITY)
+
+
+def _benefit(examples: Sequence[Example]) -> NDArray[np.float64]:
+    return np.array([e.benefits for e in examples], float)
+
+
+def _outcome(examples: Sequence[Example], name: str) -> NDArray[np.float64]:
+    return np.array([getattr(e, name) for e in examples])
+
+
+def _class_name(example: Example) -> str:
+    return "benefits" if example.benefits else "harms" if example.harms else "neutral"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stability_probe import metrics
-from stability_probe.records import Characterization, StabilityMetrics, ThroughputCurve
+from stability_probe.records import Characterization, ModelSize, Profile, ThroughputCurve
 
 _FAMILIES = (
     *("resnet", "densenet", "efficientnet", "mobilenetv2", "mobilenetv3", "vit", "deit", "regnet"),
@@ -24,6 +25,10 @@ FEATURES = (
     "log_loss_variation",
     "log_noise_scale",
     "log_num_params",
+    "log_num_macs",
+    "log_macs_per_tensor",
+    "log_norm_layers",
+    "batch_norm",
 )
 
 
@@ -33,6 +38,8 @@ class Case:
 
     features: tuple[float, ...]
     """In the order of `FEATURES`; nan where undefined."""
+    profile: Profile
+    """Of the probe's window."""
     curve: ThroughputCurve
     batch_size: int
     max_batch_size: int
@@ -59,9 +66,10 @@ def family(model: str) -> str:
 
 
 def make_features(
-    window: StabilityMetrics, curve: ThroughputCurve, batch_size: int, num_params: int
+    profile: Profile, curve: ThroughputCurve, batch_size: int, size: ModelSize
 ) -> tuple[float, ...]:
-    """Numbers in the order of `FEATURES`."""
+    """Numbers in the order of `FEATURES`, from the epochs of a window."""
+    window = metrics.stability_metrics(profile)
     noise = window.noise_scale
     return (
         math.log(metrics.headroom(curve, batch_size)),
@@ -69,24 +77,47 @@ def make_features(
         math.log(window.grad_norm_variation + 1e-3),
         math.log(window.loss_variation + 1e-3),
         math.nan if noise is None else math.log(noise / batch_size + 1e-3),
-        math.log(num_params),
+        math.log(size.num_params),
+        math.log(size.num_macs) if size.num_macs else math.nan,
+        math.log(size.num_macs / size.num_tensors) if size.num_macs else math.nan,
+        math.log1p(size.num_norm_layers) if size.num_macs else math.nan,
+        float(size.normalization in ("batch", "mixed")),
     )
 
 
 def make_cases(c: Characterization) -> list[Case]:
     """One case a seed of a characterization."""
     batch_size = c.config["batch_size"]
+    # One stored before sizes were recorded knows its parameters alone.
+    size = c.size or ModelSize(
+        num_params=c.num_params,
+        num_macs=0,
+        num_tensors=0,
+        num_norm_layers=0,
+        normalization=c.normalization,
+    )
+    profiles = [metrics.profile(window) for window in c.windows]
     return [
         Case(
-            features=make_features(window, c.curve, batch_size, c.num_params),
+            features=make_features(profile, c.curve, batch_size, size),
+            profile=profile,
             curve=c.curve,
             batch_size=batch_size,
             max_batch_size=c.max_batch_size,
             epochs=c.config["epochs"],
             updates_per_epoch=c.num_train / batch_size,
         )
-        for window in c.metrics
+        for profile in profiles
     ]
+
+
+def feature_range(cases: Sequence[Case]) -> NDArray[np.float64]:
+    """Smallest and largest of each feature, shape [2, num_features]; nan where none is defined."""
+    x = np.array([case.features for case in cases])
+    defined = ~np.isnan(x)
+    low = np.where(defined, x, np.inf).min(axis=0)
+    high = np.where(defined, x, -np.inf).max(axis=0)
+    return np.where(defined.any(axis=0), np.stack([low, high]), np.nan)
 
 
 @lru_cache(maxsize=256)

@@ -1,80 +1,197 @@
-"""Scores of the predictor as JSON for programs and as one screen for people."""
+"""An evaluation as JSON for programs and as tables for people."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from predictor.evaluate import Scores, Spread
+from predictor.bootstrap import Score
+from predictor.evaluate import CandidateScores, Evaluation
+from predictor.stability_scores import WINDOWS, ScoreFormula
 from stability_probe.records import to_plain
 from stability_probe.run_summary import SCHEMA_VERSION
 
+_SHOWN_WINDOW = 4
 
-def scores_json(scores: Scores, spread: Spread) -> dict[str, Any]:
+
+def evaluation_json(e: Evaluation) -> dict[str, Any]:
     """The object that `probe evaluate --json` prints."""
-    return {"schema_version": SCHEMA_VERSION, **to_plain(scores), "spread": to_plain(spread)}
+    return {"schema_version": SCHEMA_VERSION, **to_plain(e)}
 
 
-def scores_table(s: Scores, spread: Spread) -> Group:
-    """The screen that `probe evaluate` prints: each score beside the baseline it must beat."""
-    counts = ", ".join(f"{count} {name}" for name, count in s.class_counts.items())
-    head = f"{s.num_rows} rows, {s.num_models} models, {s.num_families} families: {counts}"
-    level = f"{s.interval_level:.2f}"
+def evaluation_tables(e: Evaluation) -> Group:
+    """What `probe evaluate` prints, 80 columns wide."""
+    counts = ", ".join(f"{count} {name}" for name, count in e.class_counts.items())
+    head = (
+        f"{e.num_rows} rows, {e.num_models} models, {e.num_families} families: {counts}\n"
+        "families held out; [ ] 90 % bootstrap interval over families"
+    )
+    chosen = f"* what probe predicts with; by the score on the other families {_picks(e)}"
+    parts: list[RenderableType] = [
+        Text(head),
+        _verdict_table(e),
+        Text(chosen, "dim"),
+        _outcome_table(e),
+        Text(_replay_line(e), "dim"),
+        _contrast_table(e),
+        Text("below 0: less error with it", "dim"),
+        _arm_table(e),
+        Text("by the throughput curve; DEBA minus the arm, same seeds", "dim"),
+    ]
+    if e.shares:
+        parts.append(_share_table(e))
+        first = next(iter(e.shares.values()))
+        told = f"of {first.num_models} models, {first.num_data} data sets, {first.num_seeds} seeds"
+        parts.append(Text(f"share of the variance, {told}", "dim"))
+    if e.stability_scores:
+        parts += [
+            _formula_table(e.stability_scores),
+            Text(
+                "variance between architectures over that between seeds, by epochs of the window;\n"
+                f"rank correlation of the score at {_SHOWN_WINDOW} epochs with what was gained",
+                "dim",
+            ),
+        ]
+    blank = [item for part in parts for item in ((Text(), part) if _is_table(part) else (part,))]
+    return Group(*blank)
+
+
+def _is_table(part: RenderableType) -> bool:
+    return isinstance(part, Table)
+
+
+def _verdict_table(e: Evaluation) -> Table:
+    rows = ((_name(s, e), _interval(s.brier, 3), _interval(s.log_loss), *_two(s)) for s in e.scores)
+    return _table(("benefit", "Brier", "log loss", "balanced acc.", "abstained"), rows)
+
+
+def _two(s: CandidateScores) -> tuple[str, str]:
+    return _interval(s.balanced_accuracy), _interval(s.abstained)
+
+
+def _outcome_table(e: Evaluation) -> Table:
     rows = (
-        ("answered", f"{s.answered} of {s.num_rows}", "", "the rest abstained"),
-        ("right when answered", _score(s.accuracy), _score(s.majority_accuracy), "majority"),
-        ("balanced accuracy", _score(s.balanced_accuracy), "0.50", "chance"),
-        ("Brier score", f"{s.brier:.3f}", f"{s.brier_base_rate:.3f}", "share of benefits"),
         (
-            "error of time saved, points",
-            _score(s.time_saved_mae),
-            _score(s.time_saved_mae_mean),
-            "mean",
-        ),
-        (
-            "error of accuracy change, points",
-            _score(s.accuracy_delta_mae),
-            _score(s.accuracy_delta_mae_mean),
-            "mean",
-        ),
-        ("coverage, time saved", _score(s.time_saved_coverage), level, "nominal"),
-        ("coverage, accuracy change", _score(s.accuracy_delta_coverage), level, "nominal"),
+            _name(s, e),
+            _interval(s.time_saved_mae, 1),
+            _coverage(s.time_saved_coverage, s.time_saved_width, 0),
+            _interval(s.accuracy_delta_mae, 1),
+            _coverage(s.accuracy_delta_coverage, s.accuracy_delta_width, 1),
+        )
+        for s in e.scores
     )
-    table = Table(box=None, pad_edge=False)
-    for column in ("families held out", "predictor", "beside", ""):
-        table.add_column(column)
+    return _table(("error", "time, points", "covered", "accuracy", "covered"), rows)
+
+
+def _contrast_table(e: Evaluation) -> Table:
+    rows = (
+        (c.name, _signed(c.brier, 3), _signed(c.time_saved_mae, 1), _signed(c.accuracy_delta_mae))
+        for c in e.contrasts
+    )
+    return _table(("what adds", "Brier", "time", "accuracy"), rows)
+
+
+def _arm_table(e: Evaluation) -> Table:
+    rows = (
+        (
+            a.name,
+            str(a.num_rows),
+            _interval(a.time_saved_pct, 0),
+            _signed(a.accuracy_delta_pp, 1),
+            _plain(a.benefits, 2),
+            _signed(a.deba_saves_more_pct, 0),
+            _signed(a.deba_more_accurate_pp, 1),
+        )
+        for a in e.arms
+    )
+    return _table(("arm", "runs", "saved %", "points", "benefit", "DEBA %", "DEBA points"), rows)
+
+
+def _share_table(e: Evaluation) -> Table:
+    names = {"time_saved_pct": "time saved", "accuracy_delta_pp": "accuracy change"}
+    rows = (
+        (
+            names[name],
+            *(f"{v:.2f}" for v in (s.architectures, s.data_sets, s.both, s.seeds)),
+            f"{s.sd:.1f}",
+        )
+        for name, s in e.shares.items()
+    )
+    return _table(("", "architecture", "data set", "both", "seed", "SD"), rows)
+
+
+def _formula_table(formulas: Sequence[ScoreFormula]) -> Table:
+    at = {(f.name, f.window): f for f in formulas}
+    rows = []
+    for name in dict.fromkeys(f.name for f in formulas):
+        known = [at.get((name, w)) for w in WINDOWS]
+        shown = at.get((name, _SHOWN_WINDOW))
+        rows.append(
+            (
+                name,
+                *(_plain(f.repeatability, 1) if f else "" for f in known),
+                _interval(shown.rank_time_saved) if shown else "",
+                _interval(shown.rank_accuracy) if shown else "",
+            )
+        )
+    return _table(("score = 1 / (1 + x)", *map(str, WINDOWS), "with time", "with accuracy"), rows)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
     for row in rows:
-        table.add_row(*row)
-    return Group(Text(head), Text(), table, Text(), _spread_lines(spread))
+        table.add_row(*map(Text, row))
+    return table
 
 
-def _spread_lines(s: Spread) -> Group:
-    table = Table(box=None, pad_edge=False)
-    for column in ("measured", "mean", "SD between seeds", "SD between models", "range"):
-        table.add_column(column)
-    low, high = s.time_saved_range_pct
-    table.add_row(
-        "time saved, %",
-        f"{s.time_saved_mean_pct:.1f}",
-        f"{s.time_saved_seed_sd:.1f}",
-        f"{s.time_saved_model_sd:.1f}",
-        f"{low:.1f} to {high:.1f}",
+def _name(s: CandidateScores, e: Evaluation) -> str:
+    return f"{s.name} *" if s.name == e.chosen else s.name
+
+
+def _picks(e: Evaluation) -> str:
+    picked = sorted(set(e.selections.values()))
+    counts = [f"{p} {sum(v == p for v in e.selections.values())}" for p in picked]
+    return f"would pick {', '.join(counts)}"
+
+
+def _replay_line(e: Evaluation) -> str:
+    r = "undefined" if e.replay_correlation is None else f"{e.replay_correlation:.2f}"
+    return (
+        "covered: share of outcomes inside the nominal 90 % interval, and its width\n"
+        f"a run's own batch sizes on the curve beside measured time saved: r = {r}, mean "
+        f"difference {e.replay_mae:.1f} points"
     )
-    table.add_row(
-        "accuracy change, points",
-        f"{s.accuracy_delta_mean_pp:+.2f}",
-        f"{s.accuracy_delta_seed_sd:.2f}",
-        f"{s.accuracy_delta_model_sd:.2f}",
-    )
-    replay = (
-        "time saved from a run's own batch sequence and the throughput curve:\n"
-        f"r = {_score(s.replay_correlation)}, mean error {s.replay_mae:.1f} points"
-    )
-    return Group(table, Text(), Text(replay))
 
 
-def _score(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.2f}"
+def _interval(s: Score | None, digits: int = 2) -> str:
+    if s is None:
+        return "-"
+    value, low, high = (_short(v, digits) for v in (s.value, s.low, s.high))
+    return f"{value} [{low},{high}]"
+
+
+def _signed(s: Score | None, digits: int = 2) -> str:
+    if s is None:
+        return "-"
+    value, low, high = (f"{v:+.{digits}f}" for v in (s.value, s.low, s.high))
+    return f"{value} [{low},{high}]"
+
+
+def _coverage(share: Score | None, width: Score | None, digits: int) -> str:
+    return f"{_plain(share, 2)} of {_plain(width, digits)}"
+
+
+def _plain(s: Score | None, digits: int) -> str:
+    return "-" if s is None else _short(s.value, digits)
+
+
+def _short(value: float, digits: int) -> str:
+    """Without the leading zero, as there are many columns."""
+    text = f"{value:.{digits}f}"
+    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text

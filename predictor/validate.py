@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from predictor import predict
+from predictor.corpus import CORPUS_READING
 from stability_probe import metrics
 from stability_probe.config import RunConfig
 from stability_probe.errors import RunError
@@ -18,8 +19,6 @@ from stability_probe.records import Comparison, Prediction, RunResult, Validatio
 from stability_probe.run import run
 from stability_probe.store import Store
 
-CORPUS_READING = {"reading": "mild"}
-"""Arguments of DEBA in the corpus's runs."""
 _CLASS_OF = {"adapt": ("benefits",), "keep_fixed": ("neutral", "harms")}
 
 

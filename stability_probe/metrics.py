@@ -5,6 +5,7 @@ The probe, the schedules and the predictor all call these; no formula is written
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from stability_probe.records import (
     EpochRecord,
     MeanStd,
     NoiseScaleRecord,
+    Profile,
     StabilityMetrics,
     ThroughputCurve,
 )
@@ -71,13 +73,31 @@ def noise_scale(
     small = float(np.mean(small_sq_norms))
     grad_sq_norm = (big_batch * big_sq_norm - small_batch * small) / (big_batch - small_batch)
     trace_sigma = (small - big_sq_norm) / (1 / small_batch - 1 / big_batch)
-    defined = grad_sq_norm > 0 and trace_sigma >= 0
     return NoiseScaleRecord(
         trace_sigma=trace_sigma,
         grad_sq_norm=grad_sq_norm,
-        noise_scale=trace_sigma / grad_sq_norm if defined else None,
+        noise_scale=noise_over_signal(trace_sigma, grad_sq_norm),
         num_samples=big_batch,
         time_s=time_s,
+    )
+
+
+def noise_over_signal(trace_sigma: float, grad_sq_norm: float) -> float | None:
+    """tr Σ / ‖G‖² in samples, None where an estimate has the wrong sign."""
+    defined = grad_sq_norm > 0 and trace_sigma >= 0
+    return trace_sigma / grad_sq_norm if defined else None
+
+
+def profile(epochs: Sequence[EpochRecord]) -> Profile:
+    """What the first epochs of a fixed-batch run say, without the rest of their records."""
+    noise = [e.noise for e in epochs if e.noise is not None]
+    return Profile(
+        losses=tuple(e.loss for e in epochs),
+        grad_norms=tuple(e.grad_norm for e in epochs),
+        grad_norms_last=tuple(e.grad_norm_last for e in epochs),
+        grad_component_variances=tuple(e.grad_component_variance for e in epochs),
+        trace_sigma=noise[-1].trace_sigma if noise else None,
+        grad_sq_norm=noise[-1].grad_sq_norm if noise else None,
     )
 
 
@@ -98,16 +118,23 @@ def stability_score(grad_norms: Sequence[float]) -> float:
     return 1.0 / (1.0 + float(np.std(grad_norms, ddof=1)) / mean)
 
 
-def stability_metrics(window: Sequence[EpochRecord]) -> StabilityMetrics:
+def stability_metrics(window: Profile) -> StabilityMetrics:
     """What the first epochs of a run say. Raises `ValueError` for fewer than two epochs."""
-    noise = [e.noise for e in window if e.noise is not None]
+    trace, signal = window.trace_sigma, window.grad_sq_norm
     return StabilityMetrics(
-        stability_score=stability_score([e.grad_norm for e in window]),
-        grad_norm_variation=_mean_known([e.grad_norm_variation for e in window]),
-        grad_component_variance=float(np.mean([e.grad_component_variance for e in window])),
-        loss_variation=_mean_known([e.loss_variation for e in window]),
-        noise_scale=noise[-1].noise_scale if noise else None,
+        stability_score=stability_score(window.grad_norms),
+        grad_norm_variation=mean_relative_change(window.grad_norms),
+        grad_component_variance=float(np.mean(window.grad_component_variances)),
+        loss_variation=mean_relative_change(window.losses),
+        noise_scale=(None if trace is None or signal is None else noise_over_signal(trace, signal)),
     )
+
+
+def mean_relative_change(values: Sequence[float]) -> float:
+    """Mean of `relative_change` between neighbours. Raises `ValueError` for fewer than two."""
+    if len(values) < 2:
+        raise ValueError("a change needs at least two epochs")
+    return float(np.mean([relative_change(b, a) for a, b in itertools.pairwise(values)]))
 
 
 def mean_std(values: Sequence[float]) -> MeanStd:
@@ -164,8 +191,3 @@ def benefit_class(time_saved_pct: float, accuracy_delta: float) -> str:
     if accuracy_delta < -MAX_ACCURACY_LOSS_PP:
         return "harms"
     return "benefits" if time_saved_pct >= MIN_TIME_SAVED_PCT else "neutral"
-
-
-def _mean_known(values: Sequence[float | None]) -> float:
-    known = [v for v in values if v is not None]
-    return float(np.mean(known)) if known else 0.0

@@ -15,8 +15,11 @@ import torchvision
 from timm.layers.norm import RmsNorm, RmsNorm2d
 from timm.layers.patch_embed import PatchEmbed
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from stability_probe.errors import ProbeError, UsageError
+from stability_probe.records import ModelSize
 from stability_probe.user_code import import_callable, one_line, working_directory_importable
 
 _TORCHVISION = "torchvision:"
@@ -98,6 +101,39 @@ def normalization(model: nn.Module) -> str:
         if any(isinstance(m, module_type) for m in model.modules())
     }
     return "mixed" if len(found) > 1 else (found.pop() if found else "none")
+
+
+def model_size(model: nn.Module, *, img_size: int, in_chans: int = 3) -> ModelSize:
+    """Parameters, multiply-adds and layers of a model, for images [in_chans, side, side].
+
+    Multiply-adds are those of convolutions and matrix products (torch's counter, halved), in one
+    forward pass; a model that cannot be counted raises what its forward pass raises.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    norm_types = tuple(
+        t for _, kind in _NORMALIZATIONS for t in (kind if isinstance(kind, tuple) else (kind,))
+    )
+    return ModelSize(
+        num_params=num_params(model),
+        num_macs=_num_macs(model, img_size, in_chans),
+        num_tensors=len(trainable),
+        num_norm_layers=sum(isinstance(m, norm_types) for m in model.modules()),
+        normalization=normalization(model),
+    )
+
+
+def _num_macs(model: nn.Module, img_size: int, in_chans: int) -> int:
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    try:
+        # Fused attention is not counted on every device; its plain form is.
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as count:
+            model(torch.zeros(2, in_chans, img_size, img_size, device=device))
+    finally:
+        model.train(was_training)
+    # Of two images, as in `check_model`; a multiply-add is two operations.
+    return int(count.get_total_flops()) // 4
 
 
 def model_names() -> list[str]:

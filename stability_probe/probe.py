@@ -12,8 +12,8 @@ from stability_probe.datasets import Dataset
 from stability_probe.device import describe_environment, use_threads
 from stability_probe.errors import UsageError
 from stability_probe.loop import DivergedError, train
-from stability_probe.metrics import stability_metrics
-from stability_probe.models import normalization, num_params
+from stability_probe.metrics import profile, stability_metrics
+from stability_probe.models import model_size
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import Characterization, EpochRecord, ThroughputCurve
 from stability_probe.run import load_run_data, run
@@ -90,20 +90,23 @@ def _characterization(
 ) -> Characterization:
     state = make_state(config, dataset)
     device: torch.device = state.device
+    image = dataset.train_images[0]
+    size = model_size(state.model, img_size=image.shape[-1], in_chans=image.shape[0])
     return Characterization(
         config=config.to_dict(),
         seeds=tuple(seeds),
         device=str(device),
-        num_params=num_params(state.model),
+        num_params=size.num_params,
         num_train=len(dataset.train_labels),
         num_test=len(dataset.test_labels),
         max_batch_size=max_batch_size,
-        normalization=normalization(state.model),
-        metrics=tuple(stability_metrics(window) for window in windows),
+        normalization=size.normalization,
+        metrics=tuple(stability_metrics(profile(window)) for window in windows),
         windows=windows,
         curve=curve,
         probe_s=sum(_epoch_s(e) for window in windows for e in window),
         environment=describe_environment(device),
+        size=size,
     )
 
 

@@ -210,6 +210,51 @@ class MeanStd:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What a fixed-batch run says epoch by epoch, as far as a prediction looks at it.
+
+    Every tuple has one entry an epoch.
+    """
+
+    losses: tuple[float, ...]
+    grad_norms: tuple[float, ...]
+    """Epoch means."""
+    grad_norms_last: tuple[float, ...]
+    """Of the last measured mini-batch."""
+    grad_component_variances: tuple[float, ...]
+    """Epoch means."""
+    trace_sigma: float | None
+    """At the end of the probe's window; None where it was not measured."""
+    grad_sq_norm: float | None
+
+    def first(self, epochs: int) -> Profile:
+        """The same run's first epochs; the noise is that of the probe's window."""
+        return Profile(
+            losses=self.losses[:epochs],
+            grad_norms=self.grad_norms[:epochs],
+            grad_norms_last=self.grad_norms_last[:epochs],
+            grad_component_variances=self.grad_component_variances[:epochs],
+            trace_sigma=self.trace_sigma,
+            grad_sq_norm=self.grad_sq_norm,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSize:
+    """How large a model is, for images of one shape."""
+
+    num_params: int
+    """Trainable."""
+    num_macs: int
+    """Multiply-adds of the forward pass of one image."""
+    num_tensors: int
+    """Trainable parameter tensors: the more, the more kernels an update launches."""
+    num_norm_layers: int
+    normalization: str
+    """batch, layer, group, rms, none or mixed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StabilityMetrics:
     """What the window of one run says about gradient stability."""
 
@@ -246,6 +291,8 @@ class Characterization:
     probe_s: float
     """Seconds the windows took: training, evaluation and noise; throughput curve apart."""
     environment: Mapping[str, str]
+    size: ModelSize | None = None
+    """None in characterizations stored before it was recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -453,5 +500,6 @@ _NESTED_FIELDS: dict[type, dict[str, type]] = {
         "metrics": StabilityMetrics,
         "windows": EpochRecord,
         "curve": ThroughputCurve,
+        "size": ModelSize,
     },
 }

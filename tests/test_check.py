@@ -17,9 +17,12 @@ from predictor.check import check_corpus, contradictions, differing_fields, num_
 from predictor.corpus import CorpusRow, load_corpus, load_known, make_row, own_corpus_path
 from stability_probe.loop import epoch_batches
 from stability_probe.records import RunResult, to_plain
-from tests.predictor_factories import CURVE, make_run
+from tests.predictor_factories import CURVE, make_run, make_size
 
-GIVEN = {"arm", "normalization", "max_batch_size", "family", "curve_batch_sizes"}
+SIZE = make_size()
+
+GIVEN = {"arm", "max_batch_size", "family", "curve_batch_sizes", "num_params", "num_macs"}
+GIVEN |= {"num_tensors", "num_norm_layers", "normalization"}
 GIVEN |= {"curve_samples_per_s", "fixed_run_id", "adaptive_run_id", "model"}
 """Fields that no record tells again, or that name the runs."""
 
@@ -54,7 +57,7 @@ def store(root: Path, *runs: RunResult) -> None:
 def row(tmp_path: Path) -> CorpusRow:
     fixed, adaptive = make_pair()
     store(tmp_path, fixed, adaptive)
-    return make_row(fixed, adaptive, CURVE, arm="timed", normalization="batch", max_batch_size=64)
+    return make_row(fixed, adaptive, CURVE, arm="timed", size=SIZE, max_batch_size=64)
 
 
 def test_a_row_of_stored_runs_is_proved(tmp_path: Path, row: CorpusRow) -> None:
@@ -95,6 +98,8 @@ def changed_value(value: Any) -> Any:
         ({"max_batch_size": 24}, "exceeds its bound of 24"),
         ({"curve_batch_sizes": (32, 16)}, "not in rising order"),
         ({"fixed_batch_sizes": (16, 16, 24)}, "the batch of the fixed run changes"),
+        ({"num_macs": 0}, "without parameters or work"),
+        ({"profile_losses": (1.0, 1.0)}, "has not 3 epochs"),
     ],
 )
 def test_contradictions_within_a_row(row: CorpusRow, fields: dict[str, Any], words: str) -> None:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from predictor.corpus import (
+    CORPUS_READING,
     CorpusRow,
     corpus_path,
     families,
@@ -22,11 +23,13 @@ from predictor.corpus import (
     load_corpus,
     make_row,
 )
-from predictor.validate import CORPUS_READING
 from stability_probe.errors import MissingError
+from stability_probe.metrics import profile
 from stability_probe.paired import compare_runs
 from stability_probe.sweep import load_sweep, with_memory_format
-from tests.predictor_factories import CURVE, make_corpus_row, make_run, outcome
+from tests.predictor_factories import CURVE, make_corpus_row, make_run, make_size, outcome
+
+SIZE = make_size()
 
 # What a cell of a text file can hold: no line ends, no lone surrogates.
 words = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), max_size=12)
@@ -90,17 +93,18 @@ def test_the_file_reads_as_plain_csv_in_sorted_order(tmp_path: Path) -> None:
 
 
 def test_an_undefined_noise_scale_stays_undefined(tmp_path: Path) -> None:
-    rows = [make_corpus_row(noise_scale=None, seed=0), make_corpus_row(noise_scale=0.0, seed=1)]
+    rows = [make_corpus_row(trace_sigma=None, seed=0), make_corpus_row(trace_sigma=0.0, seed=1)]
     back = load_corpus(write(tmp_path / "c.csv", format_corpus(rows)))
-    assert [r.noise_scale for r in back] == [None, 0.0]
+    assert [r.trace_sigma for r in back] == [None, 0.0]
+    assert [r.window.noise_scale for r in back] == [None, 0.0]
 
 
 @pytest.mark.parametrize(
     ("field", "text"),
     [
         ("lr", "nan"),
-        ("noise_scale", "inf"),
-        ("stability_score", "-inf"),
+        ("trace_sigma", "inf"),
+        ("profile_losses", "1 -inf 1 1"),
         ("fixed_cpu_s", "1 nan 1 1"),
         ("lr", ""),
         ("seed", "1.5"),
@@ -237,12 +241,14 @@ def make_pair(device: str = "cpu", last: float = 0.81) -> tuple[Any, Any]:
 
 def test_a_row_from_two_runs() -> None:
     fixed, adaptive = make_pair()
-    row = make_row(fixed, adaptive, CURVE, arm="deba", normalization="batch", max_batch_size=128)
+    row = make_row(fixed, adaptive, CURVE, arm="deba", size=SIZE, max_batch_size=128)
     # the window is two epochs of the fixed run: norms 1 and 2, sample deviation √½
-    assert row.stability_score == pytest.approx(1 / (1 + math.sqrt(0.5) / 1.5))
-    assert row.grad_norm_variation == pytest.approx(0.1)
-    assert row.loss_variation == pytest.approx(0.2)
-    assert row.noise_scale is None
+    assert row.window.stability_score == pytest.approx(1 / (1 + math.sqrt(0.5) / 1.5))
+    assert row.window.grad_norm_variation == pytest.approx(1.0)
+    assert row.window.loss_variation == 0.0
+    assert row.window.noise_scale is None
+    assert row.profile == profile(fixed.epochs)
+    assert row.size == SIZE
     assert (row.model, row.family, row.scheduler, row.seed) == ("resnet10t", "resnet", "deba", 3)
     assert (row.fixed_batch_sizes, row.adaptive_batch_sizes) == ((16,) * 4, (16, 16, 32, 64))
     assert row.fixed_accuracies == (0.2, 0.6, 0.82, 0.8)
@@ -262,7 +268,7 @@ def test_a_diverged_run_makes_a_row_that_says_so(tmp_path: Path) -> None:
     adaptive = make_run(
         batch_sizes=(), accuracies=(), cpu_s=(), status="diverged", scheduler="deba", seed=3
     )
-    row = make_row(fixed, adaptive, CURVE, arm="deba", normalization="batch", max_batch_size=128)
+    row = make_row(fixed, adaptive, CURVE, arm="deba", size=SIZE, max_batch_size=128)
     (back,) = load_corpus(write(tmp_path / "c.csv", format_corpus([row])))
     assert (back.fixed_status, back.adaptive_status) == ("finished", "diverged")
     assert back.adaptive_batch_sizes == ()
@@ -277,11 +283,27 @@ def test_a_diverged_run_makes_a_row_that_says_so(tmp_path: Path) -> None:
 )
 def test_a_row_and_a_comparison_agree_on_the_outcome(device: str) -> None:
     fixed, adaptive = make_pair(device=device)
-    row = make_row(fixed, adaptive, CURVE, arm="deba", normalization="batch", max_batch_size=128)
+    row = make_row(fixed, adaptive, CURVE, arm="deba", size=SIZE, max_batch_size=128)
     told = compare_runs(fixed, adaptive)
     assert row.accuracy_delta_pp == pytest.approx(told.accuracy_delta_pp)
     assert row.time_saved_pct == pytest.approx(told.time_saved_pct)
     assert row.benefit_class == told.benefit_class
+
+
+def test_time_saved_by_the_curve_is_that_of_the_batch_sizes() -> None:
+    fixed, adaptive = make_pair()
+    row = make_row(fixed, adaptive, CURVE, arm="deba", size=SIZE, max_batch_size=128)
+    # epochs at 100, 100, 150 and 200 samples/s against four at 100
+    assert row.curve_saved_pct == pytest.approx(100 * (1 - (0.02 + 1 / 150 + 1 / 200) / 0.04))
+
+
+def test_a_profile_ends_with_the_papers_window() -> None:
+    long = make_run(
+        batch_sizes=(16,) * 20, accuracies=(0.5,) * 20, cpu_s=(1.0,) * 20, norms=range(1, 21)
+    )
+    row = make_row(long, long, CURVE, arm="fixed", size=SIZE, max_batch_size=128)
+    assert row.profile_grad_norms == tuple(range(1, 16))
+    assert row.profile.first(2).losses == (1.0, 1.0)
 
 
 def test_the_corpus_was_measured_with_the_reading_that_validate_runs() -> None:

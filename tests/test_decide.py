@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from predictor import predict
+from predictor.candidates import CANDIDATES, CHOSEN, Estimates
 from predictor.corpus import format_corpus, load_corpus
 from predictor.decide import (
     ADAPT_PROBABILITY,
     FEATURE_MARGIN,
     KEEP_PROBABILITY,
     UPDATES_MARGIN,
-    Intervals,
     decide,
     larger_fixed_batch,
     too_little_headroom,
@@ -24,8 +24,9 @@ from predictor.decide import (
     unlike_recipe,
     unlike_scale,
 )
-from predictor.estimator import INTERVAL_LEVEL, Estimate, fit, usable
+from predictor.examples import make_examples, usable
 from predictor.features import FEATURES, Case, make_cases
+from predictor.held_out import INTERVAL_LEVEL, Intervals, Refits, intervals
 from stability_probe.records import Characterization, Prediction
 from tests.factories import make_curve
 from tests.predictor_factories import (
@@ -34,32 +35,41 @@ from tests.predictor_factories import (
     make_characterization,
     make_corpus,
     make_corpus_row,
-    make_metrics,
+    make_profile,
+    make_size,
     outcome,
 )
 
-INTERVALS = Intervals(time_saved_pct=8.0, accuracy_delta_pp=1.5)
 SCALES = ((320, 16), (1600, 16), (1600, 64))
 KNOWN = np.array([[0.0] * len(FEATURES), [2.0] * len(FEATURES)])
 
 
-def make_estimate(probability: float, time_saved: float = 20.0, delta: float = 0.5) -> Estimate:
-    return Estimate(
-        probability_of_benefit=probability,
-        probability_of_harm=0.0,
-        time_saved_pct=time_saved,
-        accuracy_delta_pp=delta,
-    )
+def make_estimate(
+    probability: float, time_saved: float = 20.0, delta: float = 0.5
+) -> tuple[float, float, float]:
+    return probability, time_saved, delta
 
 
-def make_decision(*estimates: Estimate, **fields: Any) -> Prediction:
+def make_decision(
+    *estimates: tuple[float, float, float], half_width: float = 8.0, **fields: Any
+) -> Prediction:
+    """Intervals reach as far to either side of each seed's estimate, 1.5 points for accuracy."""
     values: dict[str, Any] = {"unlike": None, "basis": "few rows"}
-    return decide(estimates, INTERVALS, **(values | fields))
+    probability, saved, delta = np.array(estimates).T
+    told = Estimates(
+        probability_of_benefit=probability, time_saved_pct=saved, accuracy_delta_pp=delta
+    )
+    ends = Intervals(
+        time_saved_pct=np.stack([saved - half_width, saved + half_width], axis=1),
+        accuracy_delta_pp=np.stack([delta - 1.5, delta + 1.5], axis=1),
+    )
+    return decide(told, ends, **(values | fields))
 
 
 def make_case(**fields: Any) -> Case:
     values: dict[str, Any] = {
         "features": (1.0,) * len(FEATURES),
+        "profile": make_profile((1.0, 0.8)),
         "curve": CURVE,
         "batch_size": 16,
         "max_batch_size": 256,
@@ -110,8 +120,19 @@ def test_seeds_that_agree_are_averaged() -> None:
     assert prediction.accuracy_delta_pp == pytest.approx(0.5)
 
 
-def test_intervals_lie_around_the_estimates() -> None:
-    prediction = make_decision(make_estimate(0.9, 20.0, 0.5), basis="b", alternative="a")
+@pytest.mark.parametrize(("low", "verdict"), [(10.0, "adapt"), (9.0, "abstain")])
+def test_an_interval_that_spans_the_decision_gives_no_verdict(low: float, verdict: str) -> None:
+    prediction = make_decision(make_estimate(0.95, 30.0), half_width=30.0 - low)
+    assert prediction.verdict == verdict
+    assert ("reaches below the 10 %" in prediction.reason) == (verdict == "abstain")
+    kept = make_decision(make_estimate(0.05, 30.0), half_width=30.0 - low)
+    assert kept.verdict == "keep_fixed"
+
+
+def test_intervals_are_averaged_over_seeds() -> None:
+    prediction = make_decision(
+        make_estimate(0.9, 18.0, 0.0), make_estimate(0.9, 22.0, 1.0), basis="b", alternative="a"
+    )
     assert prediction.time_saved_interval_pct == (12.0, 28.0)
     assert prediction.accuracy_delta_interval_pp == (-1.0, 2.0)
     assert prediction.interval_level == INTERVAL_LEVEL
@@ -134,6 +155,9 @@ def test_a_case_unlike_the_corpus_gets_numbers_but_no_verdict() -> None:
         ("log_loss_variation", "loss variation"),
         ("log_noise_scale", "noise scale"),
         ("log_num_params", "number of parameters"),
+        ("log_num_macs", "number of multiply-adds"),
+        ("log_macs_per_tensor", "work a parameter tensor"),
+        ("log_norm_layers", "number of normalization layers"),
     ],
 )
 def test_each_feature_outside_the_corpus_is_named(name: str, words: str) -> None:
@@ -190,7 +214,7 @@ def test_no_schedule_saves_more_than_the_headroom_allows(top: float, hopeless: b
 
 def test_a_flat_curve_is_an_answer_even_where_the_corpus_has_none(corpus: Any) -> None:
     flat = make_curve((16, 32, 64, 128, 256), (100.0, 101.0, 102.0, 103.0, 104.0))
-    unlike = {"num_params": 10**10, "config": {"optimizer": "adamw"}}
+    unlike = {"size": make_size(num_params=10**10), "config": {"optimizer": "adamw"}}
     kept = predict(make_characterization(curve=flat, **unlike), corpus)
     assert kept.verdict == "keep_fixed"
     assert kept.probability_of_benefit == 0.0
@@ -228,7 +252,7 @@ def test_no_larger_batch_is_named_where_nothing_is_saved() -> None:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = tmp_path_factory.mktemp("corpus") / "corpus.csv"
-    rows = make_corpus(np.random.default_rng(0), families=("alpha", "beta", "gamma"))
+    rows = make_corpus(np.random.default_rng(0), families=FAMILIES[:5])
     path.write_text(format_corpus(rows))
     return path
 
@@ -240,14 +264,13 @@ def gains() -> Characterization:
     )
 
 
-def test_a_prediction_follows_the_headroom(corpus: Any) -> None:
+def test_a_prediction_follows_the_headroom(corpus: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("predictor.prediction.CHOSEN", "curve + harm")
     prediction = predict(gains(), corpus)
     assert prediction.verdict == "adapt"
-    # every path is 16, 16, 32, 64: epochs at 100, 100, 150 and 200 samples/s
-    expected = 100 * (1 - (0.02 + 1 / 150 + 1 / 200) / 0.04)
-    assert prediction.time_saved_pct == pytest.approx(expected)
-    assert "batch of 32 would save 33 %" in (prediction.alternative or "")
-    assert "12 paired full runs of 6 models in 3 families" in prediction.basis
+    assert prediction.time_saved_interval_pct[0] >= 10
+    assert "batch of 64 would save 50 %" in (prediction.alternative or "")
+    assert "20 paired full runs of 10 models in 5 families" in prediction.basis
     flat = make_characterization(
         curve=make_curve((16, 32, 64, 128, 256), (100.0, 101.0, 102.0, 103.0, 104.0))
     )
@@ -255,16 +278,20 @@ def test_a_prediction_follows_the_headroom(corpus: Any) -> None:
     assert (kept.verdict, kept.alternative) == ("keep_fixed", None)
 
 
-def test_a_prediction_averages_the_estimates_of_its_seeds(corpus: Any) -> None:
-    fitted = fit(usable(load_corpus(corpus)))
-    estimates = [fitted.estimate(case) for case in make_cases(gains())]
-    prediction = predict(gains(), corpus)
-    assert len({e.accuracy_delta_pp for e in estimates}) == 2
-    assert prediction.probability_of_benefit == pytest.approx(
-        np.mean([e.probability_of_benefit for e in estimates])
+def test_a_prediction_averages_estimates_and_intervals_of_its_seeds(corpus: Any) -> None:
+    examples = make_examples(usable(load_corpus(corpus)))
+    cases = make_cases(gains())
+    told = CANDIDATES[CHOSEN].fit(examples).estimates(cases)
+    ends = intervals(
+        Refits(CANDIDATES[CHOSEN], examples, cases), [len(examples), len(examples) + 1]
     )
-    assert prediction.accuracy_delta_pp == pytest.approx(
-        np.mean([e.accuracy_delta_pp for e in estimates])
+    prediction = predict(gains(), corpus)
+    assert len(cases) == 2
+    for name in ("probability_of_benefit", "time_saved_pct", "accuracy_delta_pp"):
+        assert getattr(prediction, name) == pytest.approx(getattr(told, name).mean())
+    assert prediction.time_saved_interval_pct == pytest.approx(ends.time_saved_pct.mean(axis=0))
+    assert prediction.accuracy_delta_interval_pp == pytest.approx(
+        ends.accuracy_delta_pp.mean(axis=0)
     )
 
 
@@ -275,8 +302,8 @@ def test_a_prediction_averages_the_estimates_of_its_seeds(corpus: Any) -> None:
         ({"config": {"lr_schedule": "cosine"}}, "cosine learning rate"),
         ({"curve": dataclasses.replace(gains().curve, busy=True)}, "busy"),
         ({"num_train": 10**6}, "updates an epoch"),
-        ({"num_params": 10**10}, "number of parameters lies above"),
-        ({"windows": (make_metrics(), make_metrics(stability_score=0.01))}, "stability lies below"),
+        ({"size": make_size(num_params=10**10)}, "number of parameters lies above"),
+        ({"norms": ((1.0, 0.7), (1.0, 90.0))}, "stability lies below"),
     ],
 )
 def test_a_prediction_abstains_where_the_corpus_says_nothing(
@@ -290,9 +317,11 @@ def test_a_prediction_abstains_where_the_corpus_says_nothing(
 def test_a_prediction_abstains_where_held_out_families_were_told_nothing(
     corpus: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("predictor.prediction.no_skill", lambda scores: f"{scores.num_rows} taught")
+    monkeypatch.setattr(
+        "predictor.prediction.no_skill", lambda chosen: f"{len(chosen.examples)} taught"
+    )
     prediction = predict(gains(), corpus)
-    assert (prediction.verdict, prediction.reason) == ("abstain", "12 taught")
+    assert (prediction.verdict, prediction.reason) == ("abstain", "20 taught")
 
 
 def test_rows_that_diverged_do_not_count(corpus: Any, tmp_path: Any) -> None:

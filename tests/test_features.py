@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -14,13 +15,16 @@ from predictor.features import (
     FEATURES,
     Case,
     family,
+    feature_range,
     make_cases,
     make_features,
     path_multiples,
     replayed_time_saved_pct,
 )
+from stability_probe import metrics
+from stability_probe.records import ModelSize, Profile
 from tests.factories import make_curve
-from tests.predictor_factories import CURVE, make_characterization, make_metrics
+from tests.predictor_factories import CURVE, make_characterization, make_profile, make_size
 
 sizes = st.lists(st.integers(1, 2048), min_size=1, max_size=12).map(tuple)
 
@@ -28,6 +32,7 @@ sizes = st.lists(st.integers(1, 2048), min_size=1, max_size=12).map(tuple)
 def make_case(batch_size: int = 16, max_batch_size: int = 256, epochs: int = 4) -> Case:
     return Case(
         features=(0.0,) * len(FEATURES),
+        profile=make_profile((1.0, 0.8)),
         curve=CURVE,
         batch_size=batch_size,
         max_batch_size=max_batch_size,
@@ -92,36 +97,68 @@ def test_the_same_architecture_has_one_family(one: str, other: str) -> None:
 
 
 def test_features_by_hand() -> None:
-    window = make_metrics(
-        stability_score=0.7, grad_norm_variation=0.2, loss_variation=0.05, noise_scale=80.0
-    )
-    got = dict(zip(FEATURES, make_features(window, CURVE, 32, 5000), strict=True))
+    # norms 1 and 3: sample deviation √2, mean 2
+    profile = make_profile((1.0, 3.0), losses=(2.0, 1.9), trace_sigma=80.0, grad_sq_norm=1.0)
+    size = make_size(num_params=5000, num_macs=10**6, num_tensors=50, num_norm_layers=9)
+    got = dict(zip(FEATURES, make_features(profile, CURVE, 32, size), strict=True))
     assert got == pytest.approx(
         {
             "log_headroom": math.log(250 / 150),
-            "stability_score": 0.7,
-            "log_grad_norm_variation": math.log(0.201),
+            "stability_score": 1 / (1 + math.sqrt(2) / 2),
+            "log_grad_norm_variation": math.log(2.001),
             "log_loss_variation": math.log(0.051),
             "log_noise_scale": math.log(80 / 32 + 1e-3),
             "log_num_params": math.log(5000),
+            "log_num_macs": math.log(10**6),
+            "log_macs_per_tensor": math.log(20_000),
+            "log_norm_layers": math.log(10),
+            "batch_norm": 1.0,
         }
     )
 
 
-def test_an_undefined_noise_scale_is_no_number_and_alone_so() -> None:
-    features = make_features(make_metrics(noise_scale=None), CURVE, 16, 5000)
-    nan = [name for name, value in zip(FEATURES, features, strict=True) if math.isnan(value)]
-    assert nan == ["log_noise_scale"]
-    assert math.isfinite(make_features(make_metrics(noise_scale=0.0), CURVE, 16, 5000)[4])
+def test_what_is_undefined_is_no_number_and_alone_so() -> None:
+    def undefined(profile: Profile, size: ModelSize) -> list[str]:
+        features = make_features(profile, CURVE, 16, size)
+        return [name for name, value in zip(FEATURES, features, strict=True) if math.isnan(value)]
+
+    quiet = make_profile((1.0, 0.8), trace_sigma=0.0, grad_sq_norm=1.0)
+    assert undefined(make_profile((1.0, 0.8)), make_size()) == ["log_noise_scale"]
+    assert undefined(quiet, make_size()) == []
+    old = ["log_num_macs", "log_macs_per_tensor", "log_norm_layers"]
+    assert undefined(quiet, make_size(num_macs=0, num_tensors=0)) == old
+
+
+def test_a_characterization_from_before_sizes_were_recorded_still_has_its_parameters() -> None:
+    (case, *_) = make_cases(make_characterization(size=None, num_params=77))
+    assert case.features[FEATURES.index("log_num_params")] == math.log(77)
+    assert math.isnan(case.features[FEATURES.index("log_num_macs")])
+    assert case.features[FEATURES.index("batch_norm")] == 1.0
+
+
+def test_the_range_of_features_passes_over_undefined() -> None:
+    nan = math.nan
+    cases = [
+        dataclasses.replace(make_case(), features=f)
+        for f in ((1.0, nan, nan), (3.0, 5.0, nan), (2.0, 4.0, nan))
+    ]
+    np.testing.assert_array_equal(feature_range(cases), [[1.0, 4.0, nan], [3.0, 5.0, nan]])
 
 
 def test_one_case_a_seed() -> None:
-    windows = (make_metrics(stability_score=0.5), make_metrics(stability_score=0.9))
     c = make_characterization(
-        windows, config={"batch_size": 32, "epochs": 30}, max_batch_size=128, num_params=77
+        norms=((1.0, 0.9), (1.0, 0.5)),
+        config={"batch_size": 32, "epochs": 30},
+        max_batch_size=128,
+        size=make_size(num_params=77),
     )
     cases = make_cases(c)
-    assert [k.features for k in cases] == [make_features(w, CURVE, 32, 77) for w in windows]
+    profiles = [metrics.profile(w) for w in c.windows]
+    size = make_size(num_params=77)
+    assert [k.profile for k in cases] == profiles
+    expected = [make_features(p, CURVE, 32, size) for p in profiles]
+    np.testing.assert_array_equal([k.features for k in cases], expected)
+    assert len({k.features for k in cases}) == 2
     assert {(k.batch_size, k.max_batch_size, k.epochs) for k in cases} == {(32, 128, 30)}
     assert {k.updates_per_epoch for k in cases} == {1000 / 32}
     assert all(k.curve is CURVE for k in cases)
@@ -187,6 +224,7 @@ def test_a_path_that_never_changes_saves_nothing(size: int) -> None:
 def test_replay_on_a_flat_curve_saves_nothing() -> None:
     flat = Case(
         features=(),
+        profile=make_profile((1.0, 0.8)),
         curve=make_curve((16, 64), (100.0, 100.0)),
         batch_size=16,
         max_batch_size=64,

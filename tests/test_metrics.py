@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -80,19 +81,41 @@ def test_stability_score_ignores_scale_and_order(norms: list[float], scale: floa
     assert metrics.stability_score(norms[::-1]) == pytest.approx(score)
 
 
-def test_stability_metrics_skip_the_first_epochs_missing_variation() -> None:
+def test_stability_metrics_by_hand() -> None:
     noise = metrics.noise_scale([3.0, 3.0], 2.0, 8)
     window = [
-        make_epoch(epoch=1, grad_norm=1.0, grad_norm_variation=None, loss_variation=None),
-        make_epoch(
-            epoch=2, grad_norm=3.0, grad_norm_variation=0.2, loss_variation=0.4, noise=noise
-        ),
+        make_epoch(epoch=1, grad_norm=1.0, loss=2.0),
+        make_epoch(epoch=2, grad_norm=3.0, loss=1.2, noise=noise),
     ]
-    got = metrics.stability_metrics(window)
-    assert got.grad_norm_variation == 0.2
-    assert got.loss_variation == 0.4
+    got = metrics.stability_metrics(metrics.profile(window))
+    assert got.grad_norm_variation == pytest.approx(2.0)
+    assert got.loss_variation == pytest.approx(0.4)
     assert got.noise_scale == noise.noise_scale
     assert got.stability_score == pytest.approx(1 / (1 + math.sqrt(2) / 2))
+
+
+def test_metrics_of_a_profile_are_the_means_of_what_epochs_record() -> None:
+    """The loop records each epoch's change; a stored profile has them computed again."""
+    norms, losses = (1.0, 0.7, 0.9, 0.4), (2.0, 1.5, 1.6, 1.1)
+    changes = [[abs(b - a) / a for a, b in itertools.pairwise(v)] for v in (norms, losses)]
+    window = [make_epoch(epoch=i, grad_norm=norms[i], loss=losses[i]) for i in range(4)]
+    got = metrics.stability_metrics(metrics.profile(window))
+    assert got.grad_norm_variation == pytest.approx(np.mean(changes[0]))
+    assert got.loss_variation == pytest.approx(np.mean(changes[1]))
+    assert got.noise_scale is None
+    first = metrics.stability_metrics(metrics.profile(window).first(2))
+    assert first.grad_norm_variation == pytest.approx(0.3)
+    with pytest.raises(ValueError, match="two epochs"):
+        metrics.mean_relative_change([1.0])
+
+
+@pytest.mark.parametrize(
+    ("trace", "signal", "expected"), [(6.0, 2.0, 3.0), (6.0, 0.0, None), (-1.0, 2.0, None)]
+)
+def test_noise_over_signal_is_undefined_with_a_wrong_sign(
+    trace: float, signal: float, expected: float | None
+) -> None:
+    assert metrics.noise_over_signal(trace, signal) == expected
 
 
 def test_mean_std_is_the_sample_deviation() -> None:

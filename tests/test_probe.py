@@ -10,7 +10,7 @@ import torch
 from stability_probe import probe
 from stability_probe.errors import UsageError
 from stability_probe.loop import train
-from stability_probe.metrics import stability_metrics
+from stability_probe.metrics import profile, stability_metrics
 from stability_probe.records import Characterization, from_plain, to_plain
 from stability_probe.state import make_state
 from tests.test_loop import CONFIG, timeless, with_fields
@@ -35,10 +35,12 @@ def test_windows_are_the_first_records_of_the_full_fixed_run(
 def test_it_reports_what_was_measured(characterization: Characterization) -> None:
     c = characterization
     assert c.seeds == (0, 3)
-    assert c.metrics == tuple(stability_metrics(w) for w in c.windows)
+    assert c.metrics == tuple(stability_metrics(profile(w)) for w in c.windows)
     assert (c.num_train, c.num_test, c.normalization) == (97, 40, "batch")
     # Convolution 3·8·9 + 8, BatchNorm 16, linear 32·3 + 3.
     assert c.num_params == 224 + 16 + 99
+    assert c.size is not None
+    assert (c.size.num_params, c.size.num_tensors, c.size.num_norm_layers) == (c.num_params, 6, 1)
     assert c.max_batch_size == 16
     assert [p.batch_size for p in c.curve.points] == [16]
     assert c.probe_s > 0

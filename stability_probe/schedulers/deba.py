@@ -112,6 +112,7 @@ class Deba:
         self.window_mode = window_mode
         self._given = None if thresholds is None else dict(thresholds)
         self._check()
+        self._measured: dict[str, float] | None = None
         self._initial_batch: int | None = None
         self._noise: NoiseScaleRecord | None = None
         self._previous: dict[str, float] | None = None
@@ -141,9 +142,9 @@ class Deba:
         """Limit of each signal below which it is calm; None while they are being measured."""
         if self._given is not None:
             return self._given
-        if len(self._calibration) < self.calibration_epochs:
-            return None
-        return _quantiles(self._calibration, self.threshold_quantile, self.tolerance)
+        if self._measured is None and len(self._calibration) >= self.calibration_epochs:
+            self._measured = _quantiles(self._calibration, self.threshold_quantile, self.tolerance)
+        return self._measured
 
     def propose(self, record: EpochRecord) -> Proposal:
         """What DEBA wants after `record`, which must be the epoch after the one seen last."""
@@ -239,6 +240,7 @@ class Deba:
         self._noise = None if noise is None else from_plain(NoiseScaleRecord, noise)
         self._previous = state["previous"]
         self._calibration = list(state["calibration"])
+        self._measured = None
         self._recent = list(state["recent"])
 
 

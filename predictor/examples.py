@@ -1,0 +1,95 @@
+"""Rows of the corpus as examples to learn from: the case before the runs, the outcome after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from predictor.corpus import CORPUS_READING, CorpusRow
+from predictor.features import Case, make_features
+from stability_probe import metrics
+from stability_probe.schedulers.deba import DEFAULT_READING
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One case and what its full runs came to."""
+
+    case: Case
+    family: str
+    path: tuple[int, ...]
+    """Batch sizes of the adaptive run by epoch."""
+    time_saved_pct: float
+    """By the batch sizes and the curve of a quiet machine: what neighbours took is not in it."""
+    accuracy_delta_pp: float
+
+    @property
+    def benefits(self) -> bool:
+        return self._class == "benefits"
+
+    @property
+    def harms(self) -> bool:
+        return self._class == "harms"
+
+    @property
+    def _class(self) -> str:
+        return metrics.benefit_class(self.time_saved_pct, self.accuracy_delta_pp)
+
+
+def usable(rows: Iterable[CorpusRow]) -> list[CorpusRow]:
+    """Rows of DEBA, as the corpus reads it, whose two runs finished, in a fixed order."""
+    return in_order(r for r in rows if is_deba(r) and finished(r))
+
+
+def is_deba(row: CorpusRow) -> bool:
+    """A run of the reading that predictions speak of, and of no other."""
+    arguments = json.loads(row.scheduler_args)
+    return row.scheduler == "deba" and {"reading": DEFAULT_READING, **arguments} == CORPUS_READING
+
+
+def finished(row: CorpusRow) -> bool:
+    """Both runs of a row ran to their end."""
+    return row.fixed_status == row.adaptive_status == "finished"
+
+
+def in_order(rows: Iterable[CorpusRow]) -> list[CorpusRow]:
+    """Rows in an order that does not depend on the file's."""
+    return sorted(
+        rows,
+        key=lambda r: (r.family, r.model, r.data, r.arm, r.seed, r.fixed_run_id, r.adaptive_run_id),
+    )
+
+
+def make_examples(rows: Sequence[CorpusRow]) -> list[Example]:
+    """One example a row, in the same order."""
+    return [
+        Example(
+            case=case_of(row),
+            family=row.family,
+            path=row.adaptive_batch_sizes,
+            time_saved_pct=row.curve_saved_pct,
+            accuracy_delta_pp=row.accuracy_delta_pp,
+        )
+        for row in rows
+    ]
+
+
+def case_of(row: CorpusRow) -> Case:
+    """The case a row was before its full runs: nothing after the probe's window is in it."""
+    profile = row.profile.first(row.window_epochs)
+    batch_size = row.fixed_batch_sizes[0]
+    return Case(
+        features=make_features(profile, row.curve, batch_size, row.size),
+        profile=profile,
+        curve=row.curve,
+        batch_size=batch_size,
+        max_batch_size=row.max_batch_size,
+        epochs=row.epochs,
+        updates_per_epoch=row.num_train / batch_size,
+    )
+
+
+def families(examples: Iterable[Example]) -> list[str]:
+    """Distinct families, sorted."""
+    return sorted({e.family for e in examples})

@@ -1,0 +1,115 @@
+"""A candidate fitted on some families and asked about the others, each fit made once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from mapie.regression import CrossConformalRegressor
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.model_selection import LeaveOneGroupOut
+
+from predictor.candidates import Candidate, Estimates
+from predictor.examples import Example, families
+from predictor.features import Case
+from stability_probe.errors import MissingError
+
+INTERVAL_LEVEL = 0.9
+"""Nominal coverage of the intervals."""
+OUTCOMES = ("time_saved_pct", "accuracy_delta_pp")
+
+
+class Refits:
+    """Estimates of `examples`, and of `cases` behind them, by fits without some families."""
+
+    def __init__(
+        self, candidate: Candidate, examples: Sequence[Example], cases: Sequence[Case] = ()
+    ) -> None:
+        self.candidate = candidate
+        self.examples = list(examples)
+        self.cases = [*(e.case for e in examples), *cases]
+        self.family = np.array([e.family for e in examples])
+        self._made: dict[frozenset[str], Estimates] = {}
+
+    def without(self, *names: str) -> Estimates:
+        """Of every case, by a fit that never saw these families.
+
+        Raises `MissingError` when no other family is left.
+        """
+        key = frozenset(names)
+        if key not in self._made:
+            seen = [e for e in self.examples if e.family not in key]
+            if not seen:
+                raise MissingError(
+                    "the corpus holds no finished pair of runs of another family; use another "
+                    "corpus"
+                )
+            self._made[key] = self.candidate.fit(seen).estimates(self.cases)
+        return self._made[key]
+
+    def leave_one_out(self, *also: str) -> Estimates:
+        """Of every example, by a fit without its family (and without those of `also`)."""
+        arrays = {f: np.full(len(self.examples), np.nan) for f in Estimates.__dataclass_fields__}
+        for name in families(self.examples):
+            told = self.without(name, *also)
+            mask = np.flatnonzero(self.family == name)
+            for field, values in arrays.items():
+                values[mask] = getattr(told, field)[mask]
+        return Estimates(**arrays)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intervals:
+    """Ends of conformal intervals, every array [num_cases, 2]."""
+
+    time_saved_pct: NDArray[np.float64]
+    accuracy_delta_pp: NDArray[np.float64]
+
+
+def intervals(
+    refits: Refits, cases: Sequence[int], without: str | None = None, level: float = INTERVAL_LEVEL
+) -> Intervals:
+    """Conformal intervals of the cases at these positions, from errors on families held out.
+
+    MAPIE's CV+ (Barber et al., arXiv 1905.02928) with a family as the fold: each error is that of
+    a fit which never saw the family, and none has seen the family `without`. Infinite where there
+    are too few examples for the level.
+    """
+    known = np.flatnonzero(refits.family != without)
+    at = np.array(cases)[:, None]
+    if len(known) + 1 < np.ceil(1 / (1 - level)) or len(set(refits.family[known])) < 2:
+        unbounded = np.tile([-np.inf, np.inf], (len(at), 1))
+        return Intervals(**dict.fromkeys(OUTCOMES, unbounded))
+    ends = {}
+    for outcome in OUTCOMES:
+        conformal = CrossConformalRegressor(
+            _Lookup(refits, outcome, without), level, cv=LeaveOneGroupOut()
+        )
+        truth = np.array([getattr(refits.examples[i], outcome) for i in known])
+        conformal.fit_conformalize(known[:, None], truth, groups=refits.family[known])
+        ends[outcome] = conformal.predict_interval(at)[1][:, :, 0]
+    return Intervals(**ends)
+
+
+class _Lookup(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Lets a library refit a candidate: X holds positions of cases, not their features."""
+
+    def __init__(self, refits: Refits, outcome: str, without: str | None = None) -> None:
+        self.refits = refits
+        self.outcome = outcome
+        self.without = without
+
+    def fit(self, X: NDArray[np.int64], y: Any = None) -> Self:
+        seen = set(self.refits.family[X[:, 0]])
+        self.unseen_ = tuple(sorted(set(self.refits.family) - seen))
+        return self
+
+    def predict(self, X: NDArray[np.int64]) -> NDArray[np.float64]:
+        told: NDArray[np.float64] = getattr(self.refits.without(*self.unseen_), self.outcome)
+        return told[X[:, 0]]
+
+    def __sklearn_clone__(self) -> _Lookup:
+        return _Lookup(self.refits, self.outcome, self.without)

@@ -1,0 +1,107 @@
+"""Where the variance of an outcome lies: between architectures, data sets, or only seeds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictor.corpus import CorpusRow
+
+OUTCOMES = {"time_saved_pct": "curve_saved_pct", "accuracy_delta_pp": "accuracy_delta_pp"}
+"""Column of a row by outcome: time by the curve, since neighbours are no component of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """Components of variance of one outcome, as shares of their sum."""
+
+    architectures: float
+    data_sets: float
+    both: float
+    """Of architecture and data set together: an effect that only that pair has."""
+    seeds: float
+    """What does not repeat when nothing but the seed changes: no one can predict it."""
+    sd: float
+    """Root of the sum, in the outcome's unit."""
+    num_models: int
+    num_data: int
+    num_seeds: int
+
+
+def variance_shares(rows: Sequence[CorpusRow]) -> dict[str, Shares]:
+    """By outcome. Empty unless two models have two seeds on the same data.
+
+    Rows are those of one schedule at the commonest recipe; models that lack one of the data sets
+    are left out, and so are seeds beyond the number that every pair has.
+    """
+    recipe = Counter((r.lr_schedule, r.epochs) for r in rows).most_common(1)
+    kept = [r for r in rows if recipe and (r.lr_schedule, r.epochs) == recipe[0][0]]
+    table = _balanced(kept)
+    if not table:
+        return {}
+    return {
+        name: components(
+            np.array([[[getattr(r, column) for r in cell] for cell in model] for model in table])
+        )
+        for name, column in OUTCOMES.items()
+    }
+
+
+def components(values: NDArray[np.float64]) -> Shares:
+    """Random-effects components of values [num_models, num_data, num_seeds].
+
+    Models and data sets are crossed, seeds lie within both; each mean square is set equal to its
+    expectation (Searle, Casella & McCulloch, Variance Components, ch. 4), and a negative estimate
+    counts as zero. With one data set its component and that of both are zero, since they cannot
+    be told from the architecture's. Raises `ValueError` for fewer than two models or seeds.
+    """
+    a, d, r = values.shape
+    if a < 2 or r < 2:
+        raise ValueError("two models with two seeds each are needed")
+    cell, model, data = values.mean(axis=2), values.mean(axis=(1, 2)), values.mean(axis=(0, 2))
+    grand = values.mean()
+    seeds = ((values - cell[:, :, None]) ** 2).sum() / (a * d * (r - 1))
+    between = d * r * ((model - grand) ** 2).sum() / (a - 1)
+    both = across = 0.0
+    rest = seeds
+    if d > 1:
+        interaction = cell - model[:, None] - data[None, :] + grand
+        rest = r * (interaction**2).sum() / ((a - 1) * (d - 1))
+        both = max(0.0, (rest - seeds) / r)
+        across = max(0.0, (a * r * ((data - grand) ** 2).sum() / (d - 1) - rest) / (a * r))
+    architectures = max(0.0, (between - rest) / (d * r))
+    total = architectures + across + both + seeds
+    scale = total or 1.0
+    return Shares(
+        architectures=float(architectures / scale),
+        data_sets=float(across / scale),
+        both=float(both / scale),
+        seeds=float(seeds / scale),
+        sd=float(np.sqrt(total)),
+        num_models=a,
+        num_data=d,
+        num_seeds=r,
+    )
+
+
+def _balanced(rows: Sequence[CorpusRow]) -> list[list[list[CorpusRow]]]:
+    """Rows as [model][data][seed], every cell with as many; empty where there is no such table."""
+    cells: dict[tuple[str, str], dict[int, CorpusRow]] = {}
+    for row in rows:
+        cells.setdefault((row.model, row.data), {})[row.seed] = row
+    repeated: Mapping[tuple[str, str], Mapping[int, CorpusRow]] = {
+        key: by_seed for key, by_seed in cells.items() if len(by_seed) > 1
+    }
+    models = sorted({model for model, _ in repeated})
+    common = Counter(data for _, data in repeated)
+    data_sets = sorted(d for d, count in common.items() if 3 * count >= 2 * len(models))
+    complete = [m for m in models if all((m, d) in repeated for d in data_sets)]
+    if len(complete) < 2 or not data_sets:
+        return []
+    table = [[repeated[m, d] for d in data_sets] for m in complete]
+    count = min(len(cell) for model in table for cell in model)
+    return [[[cell[s] for s in sorted(cell)[:count]] for cell in model] for model in table]

@@ -1,0 +1,76 @@
+"""DEBA rehearsed on an extrapolated window."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from predictor.rehearsal import extrapolate, rehearse
+from stability_probe.records import Profile
+from tests.predictor_factories import make_profile
+
+EAGER = {"reading": "eager"}
+positive = st.floats(0.01, 100.0)
+
+
+def rehearsed(profile: Profile, epochs: int = 40, **more: object) -> tuple[int, ...]:
+    values = {"batch_size": 16, "max_batch_size": 256, "scheduler_args": EAGER} | more
+    return rehearse(profile, epochs=epochs, **values)  # type: ignore[arg-type]
+
+
+def test_a_power_law_goes_on_as_it_was() -> None:
+    known = tuple(3.0 * e**-0.5 for e in range(1, 5))
+    got = extrapolate(known, 30, np.random.default_rng(0))
+    np.testing.assert_allclose(got, 3.0 * np.arange(1, 31) ** -0.5, rtol=1e-9)
+
+
+def test_scatter_goes_on_and_its_draw_is_repeatable() -> None:
+    known = (1.0, 0.5, 0.9, 0.4, 0.6)
+    got = extrapolate(known, 5000, np.random.default_rng(0))
+    np.testing.assert_allclose(got[:5], known)
+    np.testing.assert_array_equal(got, extrapolate(known, 5000, np.random.default_rng(0)))
+    logs, at = np.log(known), np.log(np.arange(1, 6))
+    slope, level = np.polyfit(at, logs, 1)
+    spread = np.sqrt(((logs - level - slope * at) ** 2).sum() / 3)
+    later = np.log(got[5:]) - level - slope * np.log(np.arange(6, 5001))
+    assert later.std() == pytest.approx(spread, rel=0.05)
+    with pytest.raises(ValueError, match="two epochs"):
+        extrapolate((1.0,), 5, np.random.default_rng(0))
+
+
+@given(st.lists(positive, min_size=2, max_size=6), st.integers(1, 60), st.integers(0, 5))
+def test_a_rehearsal_is_a_batch_sequence(norms: list[float], epochs: int, seed: int) -> None:
+    got = rehearsed(make_profile(norms), epochs, seed=seed)
+    assert len(got) == epochs
+    assert set(got[: len(norms)]) == {16}
+    assert all(16 <= b <= 256 and b % 8 == 0 for b in got)
+    assert got == rehearsed(make_profile(norms), epochs, seed=seed)
+
+
+def test_calm_gradients_climb_at_every_cooldown_and_stop_at_the_bound() -> None:
+    calm = make_profile((1.0, 0.8, 0.7, 0.65))
+    got = rehearsed(calm, 60)
+    assert got[-1] == 256
+    changes = [i for i in range(1, 60) if got[i] != got[i - 1]]
+    assert all(b - a >= 5 for a, b in itertools.pairwise(changes))
+    assert max(rehearsed(calm, 60, max_batch_size=48)) == 48
+    assert max(rehearsed(calm, 60, max_batch_size=8)) == 16, "a bound below the batch is the batch"
+
+
+def test_noise_makes_the_norm_fall_with_the_batch() -> None:
+    """Where all of a norm is noise, growth calms the rule that sees its own action."""
+    norms = (1.0, 1.01, 0.99, 1.0)
+    args = {"reading": "strict", "rollback": "never"}
+    noisy = make_profile(norms, trace_sigma=16.0, grad_sq_norm=0.0)
+    quiet = make_profile(norms, trace_sigma=0.0, grad_sq_norm=1.0)
+    grown = [sum(rehearsed(p, 60, scheduler_args=args)) for p in (noisy, quiet)]
+    assert grown[0] >= grown[1]
+
+
+def test_a_norm_without_any_noise_or_signal_is_left_alone() -> None:
+    empty = make_profile((1.0, 0.9, 0.8, 0.7), trace_sigma=0.0, grad_sq_norm=0.0)
+    assert rehearsed(empty) == rehearsed(make_profile((1.0, 0.9, 0.8, 0.7)))

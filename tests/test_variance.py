@@ -1,0 +1,196 @@
+"""Components of variance, and formulas for a stability score: by hand, by loops, by simulation."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from predictor.corpus import CorpusRow
+from predictor.stability_scores import FORMULAS, WINDOWS, compare_formulas
+from predictor.variance import components, variance_shares
+from tests.predictor_factories import make_corpus_row, make_profile, outcome
+
+
+def test_components_of_known_variances_come_back() -> None:
+    rng = np.random.default_rng(0)
+    a, d, r = 20, 20, 3
+    told = []
+    for _ in range(100):
+        got = components(
+            rng.normal(0, 3.0, size=(a, 1, 1))
+            + rng.normal(0, 2.0, size=(1, d, 1))
+            + rng.normal(0, 1.0, size=(a, d, 1))
+            + rng.normal(0, 4.0, size=(a, d, r))
+        )
+        parts = np.array([got.architectures, got.data_sets, got.both, got.seeds])
+        told.append(parts * got.sd**2)
+    np.testing.assert_allclose(np.mean(told, axis=0), [9.0, 4.0, 1.0, 16.0], rtol=0.1)
+    assert (got.num_models, got.num_data, got.num_seeds) == (a, d, r)
+
+
+def test_components_by_hand() -> None:
+    """Two models, one data set, two seeds: 20 and 30, 40 and 42."""
+    got = components(np.array([[[20.0, 30.0]], [[40.0, 42.0]]]))
+    within = (50 + 2) / 2
+    between = 2 * ((25 - 33) ** 2 + (41 - 33) ** 2)
+    architecture = (between - within) / 2
+    assert got.seeds == pytest.approx(within / (within + architecture))
+    assert got.architectures == pytest.approx(architecture / (within + architecture))
+    assert (got.data_sets, got.both) == (0.0, 0.0)
+    assert got.sd == pytest.approx(math.sqrt(within + architecture))
+
+
+def test_components_are_shares_and_never_negative() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        got = components(rng.normal(size=(3, 2, 2)))
+        told = (got.architectures, got.data_sets, got.both, got.seeds)
+        assert min(told) >= 0
+        assert sum(told) == pytest.approx(1.0)
+    same = components(np.ones((2, 2, 2)))
+    assert (same.seeds, same.sd) == (0.0, 0.0)
+    with pytest.raises(ValueError, match="two models"):
+        components(np.ones((1, 2, 2)))
+
+
+def make_rows() -> list[CorpusRow]:
+    """Architecture and data set set the time saved, seeds move it little; one model is on one
+    data set only."""
+    return [
+        make_corpus_row(
+            family=model,
+            model=model,
+            data=data,
+            seed=seed,
+            **outcome(saved + shift + seed, 0.1 * seed),
+        )
+        for model, saved in (("a", 20.0), ("b", 40.0), ("c", 60.0), ("d", 5.0))
+        for data, shift in (("digits", 0.0), ("crops", 4.0))
+        for seed in (0, 1, 2)
+        if (model, data) != ("d", "crops")
+    ]
+
+
+def test_shares_of_rows_are_those_of_their_balanced_table() -> None:
+    rows = make_rows()
+    got = variance_shares(rows)
+    values = [
+        [
+            [r.curve_saved_pct for r in rows if (r.model, r.data) == (m, d)]
+            for d in ("crops", "digits")
+        ]
+        for m in "abc"
+    ]
+    assert got["time_saved_pct"] == components(np.array(values))
+    assert got["time_saved_pct"].architectures > 0.9
+    assert got["accuracy_delta_pp"].seeds > 0.99
+    assert variance_shares(rows[::-1]) == got
+
+
+def test_other_recipes_are_no_seeds() -> None:
+    rows = make_rows()
+    cosine = [dataclasses.replace(r, lr_schedule="cosine", **outcome(0.0, 0.0)) for r in rows[:6]]
+    assert variance_shares([*rows, *cosine]) == variance_shares(rows)
+
+
+@pytest.mark.parametrize("rows", [[], make_rows()[:3], [make_corpus_row()] * 4])
+def test_too_small_a_corpus_has_no_shares(rows: list[CorpusRow]) -> None:
+    assert variance_shares(rows) == {}
+
+
+NORMS = (1.0, 0.5, 0.6, 0.4)
+PROFILE = make_profile(
+    NORMS,
+    losses=(2.0, 1.0, 1.5, 1.5),
+    grad_norms_last=(1.0, 3.0, 2.0, 2.0),
+    grad_component_variances=(4.0, 4.0, 1.0, 1.0),
+    trace_sigma=32.0,
+    grad_sq_norm=2.0,
+)
+
+
+def cv(values: tuple[float, ...]) -> float:
+    return float(np.std(values, ddof=1) / np.mean(values))
+
+
+def test_each_formula_by_hand() -> None:
+    logs = np.log(NORMS)
+    slope, level = np.polyfit(np.arange(4), logs, 1)
+    left = logs - level - slope * np.arange(4)
+    expected = {
+        "CV of the norm": cv(NORMS),
+        "the same from epoch 2": cv(NORMS[1:]),
+        "detrended log norm": math.sqrt((left**2).sum() / 2),
+        "norm variation": (0.5 + 0.2 + 1 / 3) / 3,
+        "largest variation": 0.5,
+        "loss variation": (0.5 + 0.5 + 0.0) / 3,
+        "component variance": cv((4.0, 4.0, 1.0, 1.0)),
+        "last mini-batch": cv((1.0, 3.0, 2.0, 2.0)),
+        # a signal of 2 beside a noise of 32 / 16 in a batch of 16
+        "signal share": 1.0,
+    }
+    for name, formula in FORMULAS.items():
+        assert formula(PROFILE, 16) == pytest.approx(1 / (1 + expected[name])), name
+    assert len(FORMULAS) >= 6
+
+
+def test_formulas_that_need_more_epochs_or_noise_say_nothing() -> None:
+    two = PROFILE.first(2)
+    undefined = {n for n, f in FORMULAS.items() if f(two, 16) is None}
+    assert undefined == {"the same from epoch 2", "detrended log norm", "signal share"}
+    blind = dataclasses.replace(PROFILE, trace_sigma=None)
+    assert FORMULAS["signal share"](blind, 16) is None
+
+
+def make_steady_rows() -> list[CorpusRow]:
+    """Models whose norm falls at their own pace save time in that order, but for two."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for index, saved in enumerate((10.0, 30.0, 20.0, 40.0, 50.0, 60.0)):
+        for seed in range(3):
+            norms = np.exp(-(0.05 + 0.1 * index + 0.002 * rng.normal()) * np.arange(4))
+            rows.append(
+                make_corpus_row(
+                    family=f"f{index}",
+                    model=f"m{index}",
+                    seed=seed,
+                    profile_grad_norms=tuple(map(float, norms)),
+                    **outcome(saved, 0.0),
+                )
+            )
+    return rows
+
+
+def test_repeatability_and_rank_the_long_way() -> None:
+    rows = make_steady_rows()
+    told = {(f.name, f.window): f for f in compare_formulas(rows)}
+    assert {w for _, w in told} == {w for w in WINDOWS if w <= 4}
+    got = told["CV of the norm", 3]
+    scores = np.array(
+        [
+            [1 / (1 + cv(r.profile_grad_norms[:3])) for r in rows if r.model == f"m{i}"]
+            for i in range(6)
+        ]
+    )
+    assert got.repeatability is not None
+    assert got.repeatability.value == pytest.approx(
+        scores.mean(axis=1).var(ddof=1) / scores.var(axis=1, ddof=1).mean()
+    )
+    assert got.rank_time_saved is not None
+    saved = [r.curve_saved_pct for r in rows if r.seed == 0]
+    assert got.rank_time_saved.value == pytest.approx(
+        spearmanr(scores.mean(axis=1), saved).statistic
+    )
+    assert got.rank_time_saved.low <= got.rank_time_saved.value <= got.rank_time_saved.high
+    assert got.rank_accuracy is None, "all changes are alike"
+    assert told["largest variation", 4].repeatability is not None
+    assert compare_formulas(rows) == compare_formulas(rows)
+
+
+def test_two_architectures_tell_no_rank() -> None:
+    rows = [r for r in make_steady_rows() if r.family in ("f0", "f1")]
+    assert all(f.rank_time_saved is None for f in compare_formulas(rows))
