@@ -16,7 +16,7 @@ from stability_probe.records import Profile
 
 WINDOWS = (2, 3, 4, 5, 10)
 """Epochs; 4 is the probe's own, at whose end the noise was measured."""
-DRAWS = 500
+DRAWS = 200
 _NOISE_WINDOW = 4
 
 
@@ -83,15 +83,24 @@ class ScoreFormula:
 
 
 @dataclass(frozen=True)
-class _Cell:
-    """One architecture on one data set."""
+class _Cells:
+    """One entry an architecture and data set, all arrays [num_cells]."""
 
-    family: str
-    data: str
-    scores: tuple[float, ...]
-    """One a seed."""
-    time_saved_pct: float
-    accuracy_delta_pp: float
+    family: NDArray[np.str_]
+    data: NDArray[np.str_]
+    """Data set and recipe: only what shares both is compared."""
+    mean: NDArray[np.float64]
+    """Of the score over seeds."""
+    variance: NDArray[np.float64]
+    """Between seeds."""
+    time_saved_pct: NDArray[np.float64]
+    accuracy_delta_pp: NDArray[np.float64]
+
+    def groups(self, drawn: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+        """The drawn cells of each data set; a data set with fewer than three tells no rank."""
+        data = self.data[drawn]
+        groups = [drawn[data == name] for name in np.unique(data)]
+        return [g for g in groups if len(g) > 2]
 
 
 def compare_formulas(rows: Sequence[CorpusRow]) -> tuple[ScoreFormula, ...]:
@@ -99,23 +108,28 @@ def compare_formulas(rows: Sequence[CorpusRow]) -> tuple[ScoreFormula, ...]:
 
     Only architectures with two seeds or more count. Intervals draw families again.
     """
-    return tuple(
-        ScoreFormula(
-            name=name,
-            window=window,
-            repeatability=_with_interval(cells, _repeatability),
-            rank_time_saved=_with_interval(cells, lambda c: _rank(c, "time_saved_pct")),
-            rank_accuracy=_with_interval(cells, lambda c: _rank(c, "accuracy_delta_pp")),
-        )
-        for name, formula in FORMULAS.items()
-        for window in WINDOWS
-        if (cells := _cells(rows, formula, window))
-    )
+    told = []
+    for name, formula in FORMULAS.items():
+        for window in WINDOWS:
+            cells = _cells(rows, formula, window)
+            if cells is None:
+                continue
+            repeatability, time_saved, accuracy = _statistics(cells)
+            told.append(
+                ScoreFormula(
+                    name=name,
+                    window=window,
+                    repeatability=repeatability,
+                    rank_time_saved=time_saved,
+                    rank_accuracy=accuracy,
+                )
+            )
+    return tuple(told)
 
 
 def _cells(
     rows: Sequence[CorpusRow], formula: Callable[[Profile, int], float | None], window: int
-) -> list[_Cell]:
+) -> _Cells | None:
     groups: dict[tuple[str, str, str], list[CorpusRow]] = {}
     for row in rows:
         if len(row.profile_grad_norms) >= window:
@@ -123,61 +137,55 @@ def _cells(
     cells = []
     for (_, data, schedule), group in sorted(groups.items()):
         told = [formula(r.profile.first(window), r.fixed_batch_sizes[0]) for r in group]
-        scores = tuple(s for s in told if s is not None)
+        scores = [s for s in told if s is not None]
         if len(scores) == len(group) > 1:
-            cells.append(
-                _Cell(
-                    group[0].family,
-                    f"{data} {schedule}",
-                    scores,
-                    float(np.mean([r.curve_saved_pct for r in group])),
-                    float(np.mean([r.accuracy_delta_pp for r in group])),
-                )
-            )
-    return cells
+            saved = np.mean([r.curve_saved_pct for r in group])
+            delta = np.mean([r.accuracy_delta_pp for r in group])
+            spread = np.var(scores, ddof=1)
+            words = (group[0].family, f"{data} {schedule}")
+            cells.append((*words, np.mean(scores), spread, saved, delta))
+    return _Cells(*map(np.array, zip(*cells, strict=True))) if cells else None
 
 
-def _repeatability(cells: Sequence[_Cell]) -> float:
-    between, within = [], []
-    for group in _by_data(cells):
-        between.append(np.var([np.mean(c.scores) for c in group], ddof=1))
-        within += [np.var(c.scores, ddof=1) for c in group]
-    return float(np.mean(between) / np.mean(within)) if np.mean(within) > 0 else np.nan
-
-
-def _rank(cells: Sequence[_Cell], outcome: str) -> float:
-    """Mean over data sets of Spearman's correlation."""
-    told = []
-    for group in _by_data(cells):
-        scores = rankdata([np.mean(c.scores) for c in group])
-        benefit = rankdata([getattr(c, outcome) for c in group])
-        if np.ptp(scores) > 0 and np.ptp(benefit) > 0:
-            told.append(np.corrcoef(scores, benefit)[0, 1])
-    return float(np.mean(told)) if told else np.nan
-
-
-def _by_data(cells: Sequence[_Cell]) -> list[list[_Cell]]:
-    """Cells of one data set together; a data set with fewer than three tells no rank."""
-    groups = [[c for c in cells if c.data == d] for d in sorted({c.data for c in cells})]
-    return [g for g in groups if len(g) > 2]
-
-
-def _with_interval(
-    cells: Sequence[_Cell], statistic: Callable[[Sequence[_Cell]], float]
-) -> Score | None:
-    if not _by_data(cells):
-        return None
-    value = statistic(cells)
-    families = sorted({c.family for c in cells})
+def _statistics(cells: _Cells) -> tuple[Score | None, Score | None, Score | None]:
+    """Repeatability, and rank correlation with time saved and accuracy, with intervals."""
+    members = {name: np.flatnonzero(cells.family == name) for name in np.unique(cells.family)}
     rng = np.random.default_rng(0)
-    drawn: list[float] = []
-    for names in rng.choice(families, size=(DRAWS, len(families))):
-        again = [c for name in names for c in cells if c.family == name]
-        if _by_data(again):
-            drawn.append(statistic(again))
-    known: NDArray[np.float64] = np.array(drawn)[~np.isnan(drawn)]
-    if np.isnan(value) or not len(known):
+    draws = [np.arange(len(cells.mean))]
+    for names in rng.choice(list(members), size=(DRAWS, len(members))):
+        draws.append(np.concatenate([members[name] for name in names]))
+    values = np.array([_told(cells, drawn) for drawn in draws])
+    scores = [_score(column) for column in values.T]
+    return scores[0], scores[1], scores[2]
+
+
+def _told(cells: _Cells, drawn: NDArray[np.intp]) -> tuple[float, float, float]:
+    """The three statistics of some cells; nan where undefined."""
+    groups = cells.groups(drawn)
+    if not groups:
+        return np.nan, np.nan, np.nan
+    within = np.concatenate([cells.variance[g] for g in groups]).mean()
+    between = np.mean([cells.mean[g].var(ddof=1) for g in groups])
+    ranks = [
+        np.array([_correlation(cells.mean[g], outcome[g]) for g in groups])
+        for outcome in (cells.time_saved_pct, cells.accuracy_delta_pp)
+    ]
+    means = [float(r[~np.isnan(r)].mean()) if not np.isnan(r).all() else np.nan for r in ranks]
+    return float(between / within) if within > 0 else np.nan, means[0], means[1]
+
+
+def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Spearman's; nan where one of the two is constant."""
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return np.nan
+    return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])
+
+
+def _score(values: NDArray[np.float64]) -> Score | None:
+    """The first value is that of all cells, the others of draws."""
+    known = values[1:][~np.isnan(values[1:])]
+    if np.isnan(values[0]) or not len(known):
         return None
     tail = 50.0 * (1.0 - LEVEL)
     low, high = np.percentile(known, [tail, 100.0 - tail])
-    return Score(value=value, low=float(low), high=float(high))
+    return Score(value=float(values[0]), low=float(low), high=float(high))

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from sklearn.metrics import brier_score_loss, log_loss, mean_absolute_error, recall_score
 
-from predictor import bootstrap
+from predictor import bootstrap, stability_scores
 from predictor import evaluate as module
 from predictor.candidates import BASELINES, CANDIDATES, BaseRate, Candidate, Estimates, Learned
 from predictor.corpus import CorpusRow
@@ -57,6 +57,7 @@ def evaluation(rows: list[CorpusRow]) -> Evaluation:
         patch.setattr(module, "CANDIDATES", FEW)
         patch.setattr(module, "BASELINES", {"majority": BASELINES["majority"]})
         patch.setattr(module, "CONTRASTS", (("all to headroom", "all", "headroom"),))
+        patch.setattr(stability_scores, "DRAWS", 10)
         return evaluate(rows)
 
 
@@ -174,6 +175,7 @@ def test_an_evaluation_repeats_to_the_bit(
     monkeypatch.setattr(module, "CANDIDATES", FEW)
     monkeypatch.setattr(module, "BASELINES", {"majority": BASELINES["majority"]})
     monkeypatch.setattr(module, "CONTRASTS", (("all to headroom", "all", "headroom"),))
+    monkeypatch.setattr(stability_scores, "DRAWS", 10)
     order = np.random.default_rng(0).permutation(len(rows))
     assert evaluate([rows[i] for i in order]) == evaluation
 
