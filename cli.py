@@ -21,6 +21,7 @@ from stability_probe.options import (
     CORPUS_IN,
     CORPUS_OUT,
     DRY_RUN,
+    EVALUATION_PLOTS,
     EXECUTOR,
     JOBS,
     MODEL,
@@ -441,7 +442,31 @@ def predict(**options: Any) -> None:
     )
 
 
-@probe.command(params=[CORPUS_IN, *COMMON])
+@probe.command(params=[*COMMON])
+def fit(**options: Any) -> None:
+    """Fit with your own rows too: how they were told, and what they change.
+
+    Your rows are those of `probe corpus add`. Nothing is stored: a prediction always fits anew.
+    """
+    from predictor import scores_summary
+    from predictor.corpus import load_corpus, own_corpus_path
+    from predictor.refit import refit
+    from stability_probe.errors import MissingError
+    from stability_probe.terminal import print_result
+
+    path = own_corpus_path()
+    own = load_corpus(path) if path.exists() else []
+    if not own:
+        raise MissingError(f"no rows of your own in {path}; use probe corpus add RUN_ID")
+    done = refit(load_corpus(), own)
+    print_result(
+        options["json"],
+        lambda: scores_summary.refit_json(done),
+        lambda: scores_summary.refit_tables(done),
+    )
+
+
+@probe.command(params=[CORPUS_IN, *EVALUATION_PLOTS, *COMMON])
 def evaluate(**options: Any) -> None:
     """Score the predictor on its corpus, families held out."""
     from predictor import scores_summary
@@ -452,6 +477,10 @@ def evaluate(**options: Any) -> None:
     path = options["corpus"]
     with watching(options) as progress:
         evaluation = evaluate(load_corpus(Path(path) if path else None), progress)
+    if options["figures"]:
+        from predictor.plots import write_evaluation_plots
+
+        write_evaluation_plots(evaluation, Path(options["figures"]), options["format"])
     print_result(
         options["json"],
         lambda: scores_summary.evaluation_json(evaluation),

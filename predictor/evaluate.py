@@ -23,6 +23,7 @@ from predictor.examples import (
     usable,
 )
 from predictor.held_out import INTERVAL_LEVEL, Refits, intervals
+from predictor.learning import LearningPoint, learning_curve
 from predictor.stability_scores import ScoreFormula, compare_formulas
 from predictor.variance import Shares, variance_shares
 from stability_probe.errors import MissingError
@@ -34,7 +35,7 @@ CONTRASTS = (
     ("stability to headroom", "headroom + stability", "headroom"),
     ("all features to headroom", "logistic", "headroom"),
     ("the curve to the mean", "curve", "majority"),
-    ("rehearsal to others' paths", "rehearsal", "curve"),
+    ("rehearsal to paths", "rehearsal", "curve"),
     ("learned harm to its rate", "curve + harm", "curve"),
 )
 _CLIP = 0.01  # a probability of 0 or 1 would make one miss infinite
@@ -93,6 +94,24 @@ class Arm:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeldOutCase:
+    """One row as the chosen candidate saw it: told without its family, and what came of it."""
+
+    model: str
+    data: str
+    seed: int
+    family: str
+    probability_of_benefit: float
+    benefits: bool
+    time_saved_told_pct: float
+    time_saved_interval_pct: tuple[float, float]
+    time_saved_pct: float
+    accuracy_delta_told_pp: float
+    accuracy_delta_interval_pp: tuple[float, float]
+    accuracy_delta_pp: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Everything that `probe evaluate` tells."""
 
@@ -115,6 +134,10 @@ class Evaluation:
     """Of measured time saved with each run's own batch sequence on the throughput curve."""
     replay_mae: float
     """Mean absolute error of the same, percentage points."""
+    cases: tuple[HeldOutCase, ...]
+    """Of the chosen candidate, one a row."""
+    learning_curve: tuple[LearningPoint, ...]
+    """Of the chosen candidate."""
 
 
 def evaluate(rows: Sequence[CorpusRow], progress: Progress | None = None) -> Evaluation:
@@ -159,6 +182,8 @@ def evaluate(rows: Sequence[CorpusRow], progress: Progress | None = None) -> Eva
         stability_scores=compare_formulas(kept),
         replay_correlation=_correlation(replayed, measured),
         replay_mae=float(np.abs(replayed - measured).mean()),
+        cases=_cases(kept, examples, refits[CHOSEN]),
+        learning_curve=learning_curve(refits[CHOSEN]),
     )
 
 
@@ -228,6 +253,34 @@ def _arm(name: str, rows: Sequence[CorpusRow], deba: Mapping[str, CorpusRow]) ->
         deba_saves_more_pct=bootstrap.mean_score(deba_saved - saved, drawn) if paired else None,
         deba_more_accurate_pp=bootstrap.mean_score(deba_delta - delta, drawn) if paired else None,
     )
+
+
+def _cases(
+    rows: Sequence[CorpusRow], examples: Sequence[Example], refits: Refits
+) -> tuple[HeldOutCase, ...]:
+    told = refits.leave_one_out()
+    ends = _nested_intervals(dict.fromkeys(families(examples), refits), examples)
+    return tuple(
+        HeldOutCase(
+            model=row.model,
+            data=row.data,
+            seed=row.seed,
+            family=row.family,
+            probability_of_benefit=float(told.probability_of_benefit[i]),
+            benefits=example.benefits,
+            time_saved_told_pct=float(told.time_saved_pct[i]),
+            time_saved_interval_pct=_pair(ends["time_saved"][i]),
+            time_saved_pct=example.time_saved_pct,
+            accuracy_delta_told_pp=float(told.accuracy_delta_pp[i]),
+            accuracy_delta_interval_pp=_pair(ends["accuracy_delta"][i]),
+            accuracy_delta_pp=example.accuracy_delta_pp,
+        )
+        for i, (row, example) in enumerate(zip(rows, examples, strict=True))
+    )
+
+
+def _pair(ends: NDArray[np.float64]) -> tuple[float, float]:
+    return float(ends[0]), float(ends[1])
 
 
 def _pick(refits: Mapping[str, Refits], held_out: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from predictor.bootstrap import Score
 from predictor.evaluate import CandidateScores, Evaluation
+from predictor.refit import Refit
 from predictor.stability_scores import WINDOWS, ScoreFormula
 from stability_probe.records import to_plain
 from stability_probe.run_summary import SCHEMA_VERSION
@@ -20,7 +22,7 @@ _SHOWN_WINDOW = 4
 
 def evaluation_json(e: Evaluation) -> dict[str, Any]:
     """The object that `probe evaluate --json` prints."""
-    return {"schema_version": SCHEMA_VERSION, **to_plain(e)}
+    return {"schema_version": SCHEMA_VERSION, **_bounded(to_plain(e), "cases")}
 
 
 def evaluation_tables(e: Evaluation) -> Group:
@@ -60,17 +62,68 @@ def evaluation_tables(e: Evaluation) -> Group:
     return Group(*blank)
 
 
+def refit_json(r: Refit) -> dict[str, Any]:
+    """The object that `probe fit --json` prints."""
+    return {"schema_version": SCHEMA_VERSION, **_bounded(to_plain(r), "own")}
+
+
+def refit_tables(r: Refit) -> Group:
+    """The screen that `probe fit` prints."""
+    skills = (("the shipped rows", r.shipped), ("and yours", r.together))
+    rows = (
+        (
+            name,
+            str(s.num_rows),
+            str(s.num_families),
+            f"{s.brier:.3f}",
+            f"{s.brier_base_rate:.3f}",
+            f"{s.time_saved_mae:.1f}",
+        )
+        for name, s in skills
+    )
+    columns = ("families held out", "rows", "families", "Brier", "base rate", "time, points")
+    own = _table(
+        ("your rows, told by the shipped", "P(benefit)", "benefit", "time told", "time saved"),
+        (
+            (
+                f"{c.model} {c.data} {c.seed}",
+                f"{c.probability_of_benefit:.2f}",
+                "yes" if c.benefits else "no",
+                f"{c.time_saved_told_pct:.0f} [{c.time_saved_interval_pct[0]:.0f},"
+                f"{c.time_saved_interval_pct[1]:.0f}]",
+                f"{c.time_saved_pct:.0f} %",
+            )
+            for c in r.own
+        ),
+    )
+    told = (
+        f"on your {len(r.own)} rows: Brier {r.own_brier:.3f}, error of time saved "
+        f"{r.own_time_saved_mae:.1f} points, {100 * r.own_coverage:.0f} % inside their intervals\n"
+    )
+    verdict = r.together.no_skill
+    told += "verdicts can be given" if verdict is None else f"every verdict abstains: {verdict}"
+    return Group(own, Text(), _table(columns, rows), Text(), Text(told))
+
+
+def _bounded(values: dict[str, Any], cases: str) -> dict[str, Any]:
+    """Too few families for the level leave an interval without ends: null in JSON."""
+    for case in values[cases]:
+        for name in ("time_saved_interval_pct", "accuracy_delta_interval_pp"):
+            case[name] = [end if math.isfinite(end) else None for end in case[name]]
+    return values
+
+
 def _is_table(part: RenderableType) -> bool:
     return isinstance(part, Table)
 
 
 def _verdict_table(e: Evaluation) -> Table:
     rows = ((_name(s, e), _interval(s.brier, 3), _interval(s.log_loss), *_two(s)) for s in e.scores)
-    return _table(("benefit", "Brier", "log loss", "balanced acc.", "abstained"), rows)
+    return _table(("benefit", "Brier", "log loss", "balanced %", "abstained %"), rows)
 
 
 def _two(s: CandidateScores) -> tuple[str, str]:
-    return _interval(s.balanced_accuracy), _interval(s.abstained)
+    return _percent(s.balanced_accuracy), _percent(s.abstained)
 
 
 def _outcome_table(e: Evaluation) -> Table:
@@ -138,13 +191,13 @@ def _formula_table(formulas: Sequence[ScoreFormula]) -> Table:
                 _interval(shown.rank_accuracy) if shown else "",
             )
         )
-    return _table(("score = 1 / (1 + x)", *map(str, WINDOWS), "with time", "with accuracy"), rows)
+    return _table(("score 1 / (1 + x)", *map(str, WINDOWS), "with time", "with accuracy"), rows)
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left")
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))
     return table
@@ -179,7 +232,7 @@ def _interval(s: Score | None, digits: int = 2) -> str:
 def _signed(s: Score | None, digits: int = 2) -> str:
     if s is None:
         return "-"
-    value, low, high = (f"{v:+.{digits}f}" for v in (s.value, s.low, s.high))
+    value, low, high = (_short(v, digits, "+") for v in (s.value, s.low, s.high))
     return f"{value} [{low},{high}]"
 
 
@@ -191,7 +244,15 @@ def _plain(s: Score | None, digits: int) -> str:
     return "-" if s is None else _short(s.value, digits)
 
 
-def _short(value: float, digits: int) -> str:
+def _percent(s: Score | None) -> str:
+    """A share in percent."""
+    if s is None:
+        return "-"
+    value, low, high = (f"{100 * v:.0f}" for v in (s.value, s.low, s.high))
+    return f"{value} [{low},{high}]"
+
+
+def _short(value: float, digits: int, sign: str = "-") -> str:
     """Without the leading zero, as there are many columns."""
-    text = f"{value:.{digits}f}"
-    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
+    text = f"{value:{sign}.{digits}f}"
+    return text.replace("0.", ".", 1) if text.lstrip("+-").startswith("0.") else text

@@ -52,8 +52,8 @@ def _signal_share(profile: Profile, batch_size: int) -> float | None:
 
 FORMULAS: Mapping[str, Callable[[Profile, int], float | None]] = {
     "CV of the norm": lambda p, b: metrics.stability_score(p.grad_norms),
-    "the same from epoch 2": _settled,
-    "detrended log norm": _detrended,
+    "from epoch 2": _settled,
+    "detrended norm": _detrended,
     "norm variation": lambda p, b: 1.0 / (1.0 + metrics.mean_relative_change(p.grad_norms)),
     "largest variation": _largest_change,
     "loss variation": lambda p, b: 1.0 / (1.0 + metrics.mean_relative_change(p.losses)),

@@ -161,6 +161,14 @@ CORPUS_OUT = click.Option(
     show_default=True,
     help="File for the rows.",
 )
+EVALUATION_PLOTS: Sequence[click.Option] = (
+    click.Option(
+        ["--plots", "figures"],
+        type=click.Path(file_okay=False),
+        help="Folder for a figure: reliability, told beside measured, learning curve.",
+    ),
+    PLOT[0],
+)
 CORPUS_IN = click.Option(
     ["--corpus"], type=click.Path(dir_okay=False), help="Rows to score; the shipped ones if unset."
 )

@@ -219,7 +219,7 @@ def write_run_plots(result: RunResult, out: Path, fmt: str = "png") -> list[Path
     panels += [partial(draw_batch_size, epochs=result.epochs)]
     config, about = result.config, f"{result.device}, {result.status}"
     title = f"{config['model']} on {config['data']}, {config['scheduler']} schedule, {about}"
-    return _write_figure(panels, title, out, result.run_id, fmt)
+    return write_figure(panels, title, out, result.run_id, fmt)
 
 
 def write_characterization_plots(c: Characterization, out: Path, fmt: str = "png") -> list[Path]:
@@ -228,7 +228,7 @@ def write_characterization_plots(c: Characterization, out: Path, fmt: str = "png
     panels += [partial(draw_throughput, curve=c.curve, batch_size=c.config["batch_size"])]
     model, data = c.config["model"], c.config["data"]
     name = f"{model}-{data}-characterization"
-    return _write_figure(panels, f"{model} on {data}, {c.device}", out, name, fmt)
+    return write_figure(panels, f"{model} on {data}, {c.device}", out, name, fmt)
 
 
 def write_validation_plots(v: Validation, out: Path, fmt: str = "png") -> list[Path]:
@@ -236,7 +236,7 @@ def write_validation_plots(v: Validation, out: Path, fmt: str = "png") -> list[P
     panels: Panels = [partial(draw_validation, validation=v)]
     model, data = v.config["model"], v.config["data"]
     title = f"{model} on {data}, {v.config['device']}"
-    return _write_figure(panels, title, out, f"{model}-{data}-validation", fmt)
+    return write_figure(panels, title, out, f"{model}-{data}-validation", fmt)
 
 
 def write_study_plots(study: Study, out: Path, fmt: str = "png", name: str = "") -> list[Path]:
@@ -244,7 +244,7 @@ def write_study_plots(study: Study, out: Path, fmt: str = "png", name: str = "")
     model, data = study.config["model"], study.config["data"]
     title = f"{model} on {data}, {study.environment.get('device_name', '')}"
     panels: Panels = [partial(draw_study, study=study)]
-    return _write_figure(panels, title, out, name or f"{model}-{data}-study", fmt, scale=1.6)
+    return write_figure(panels, title, out, name or f"{model}-{data}-study", fmt, scale=1.6)
 
 
 def _draw_fields(ax: Axes, records: Windows, seeds: Sequence[int] = (), **fields: str) -> None:
@@ -326,10 +326,13 @@ def _draw_outcome(
     ax.errorbar([x + 0.2], [mean.mean], [mean.std or 0.0], fmt="sk", label="mean ± SD")
 
 
-def _write_figure(
+def write_figure(
     panels: Panels, title: str, out: Path, name: str, fmt: str, scale: float = 1.0
 ) -> list[Path]:
-    """All of a file or nothing. Raises `UsageError` for a format, `RunError` for the disk."""
+    """Panels as `<name>.<fmt>` in folder `out`, all of the file or nothing.
+
+    Raises `UsageError` for an unknown format, `RunError` for a disk that does not take it.
+    """
     if fmt not in FORMATS:
         raise UsageError(f"unknown plot format {fmt!r}; use one of {', '.join(FORMATS)}")
     rows, columns = math.ceil(len(panels) / 3), min(3, len(panels))

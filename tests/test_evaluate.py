@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 from sklearn.metrics import brier_score_loss, log_loss, mean_absolute_error, recall_score
 
@@ -18,6 +20,8 @@ from predictor.corpus import CorpusRow
 from predictor.evaluate import SELECTED, Evaluation, compare_arms, describe, evaluate, no_skill
 from predictor.examples import Example, make_examples, usable
 from predictor.held_out import Refits, intervals
+from predictor.learning import learning_curve
+from predictor.plots import draw_predicted, reliability, write_evaluation_plots
 from predictor.scores_summary import evaluation_json, evaluation_tables
 from stability_probe.errors import MissingError
 from tests.predictor_factories import FAMILIES, make_corpus, make_corpus_row, outcome
@@ -57,6 +61,7 @@ def evaluation(rows: list[CorpusRow]) -> Evaluation:
         patch.setattr(module, "CANDIDATES", FEW)
         patch.setattr(module, "BASELINES", {"majority": BASELINES["majority"]})
         patch.setattr(module, "CONTRASTS", (("all to headroom", "all", "headroom"),))
+        patch.setattr(module, "CHOSEN", "headroom")
         patch.setattr(stability_scores, "DRAWS", 10)
         return evaluate(rows)
 
@@ -175,6 +180,7 @@ def test_an_evaluation_repeats_to_the_bit(
     monkeypatch.setattr(module, "CANDIDATES", FEW)
     monkeypatch.setattr(module, "BASELINES", {"majority": BASELINES["majority"]})
     monkeypatch.setattr(module, "CONTRASTS", (("all to headroom", "all", "headroom"),))
+    monkeypatch.setattr(module, "CHOSEN", "headroom")
     monkeypatch.setattr(stability_scores, "DRAWS", 10)
     order = np.random.default_rng(0).permutation(len(rows))
     assert evaluate([rows[i] for i in order]) == evaluation
@@ -199,6 +205,72 @@ def test_the_screen_fits_80_columns_and_the_object_is_json(evaluation: Evaluatio
     plain = json.loads(json.dumps(evaluation_json(evaluation), allow_nan=False))
     assert plain["schema_version"] == 1
     assert [s["name"] for s in plain["scores"]] == ["majority", *FEW, SELECTED]
+
+
+def test_what_each_row_was_told_is_there_to_be_drawn(
+    rows: list[CorpusRow], evaluation: Evaluation
+) -> None:
+    kept = usable(rows)
+    assert [(c.model, c.data, c.seed) for c in evaluation.cases] == [
+        (r.model, r.data, r.seed) for r in kept
+    ]
+    (got,) = [s for s in evaluation.scores if s.name == evaluation.chosen]
+    assert got.time_saved_mae is not None
+    assert got.time_saved_coverage is not None
+    assert got.time_saved_mae.value == pytest.approx(
+        np.mean([abs(c.time_saved_told_pct - c.time_saved_pct) for c in evaluation.cases])
+    )
+    assert got.time_saved_coverage.value == pytest.approx(
+        np.mean(
+            [
+                c.time_saved_interval_pct[0] <= c.time_saved_pct <= c.time_saved_interval_pct[1]
+                for c in evaluation.cases
+            ]
+        )
+    )
+
+
+def test_the_learning_curve_ends_at_all_other_families(
+    rows: list[CorpusRow], evaluation: Evaluation
+) -> None:
+    assert [p.num_families for p in evaluation.learning_curve] == [2, 3]
+    (got,) = [s for s in evaluation.scores if s.name == evaluation.chosen]
+    assert got.brier is not None
+    # families are of one size here, so their mean is the mean over rows
+    assert evaluation.learning_curve[-1].brier == pytest.approx(got.brier.value)
+    examples = make_examples(usable(rows))
+    (one,) = learning_curve(Refits(FEW["headroom"], examples), [1])
+    errors = []
+    for e in examples:
+        for other in sorted({o.family for o in examples} - {e.family}):
+            fitted = FEW["headroom"].fit([o for o in examples if o.family == other])
+            told = fitted.estimates([e.case]).time_saved_pct[0]
+            errors.append(abs(told - e.time_saved_pct))
+    # 5 random draws of 3 possible subsets, against all of them
+    assert one.time_saved_mae == pytest.approx(np.mean(errors), rel=0.25)
+
+
+def test_figures_show_the_numbers(evaluation: Evaluation, tmp_path: Path) -> None:
+    points = reliability(evaluation.cases)
+    assert sum(count for *_, count in points) == len(evaluation.cases)
+    shares = sum(share * count for _, share, count in points)
+    assert shares == pytest.approx(sum(c.benefits for c in evaluation.cases))
+    ax = Figure().subplots()
+    draw_predicted(ax, evaluation)
+    drawn = np.concatenate([line.get_xydata() for line in ax.lines if line.get_marker() != "None"])
+    told = [(c.time_saved_told_pct, c.time_saved_pct) for c in evaluation.cases]
+    np.testing.assert_allclose(sorted(map(tuple, drawn)), sorted(told))
+    (path,) = write_evaluation_plots(evaluation, tmp_path / "new")
+    assert path.name == "evaluation.png"
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_fifth_without_cases_is_left_out(evaluation: Evaluation) -> None:
+    cases = [
+        dataclasses.replace(evaluation.cases[0], probability_of_benefit=p, benefits=b)
+        for p, b in ((0.0, False), (0.1, True), (0.95, True), (1.0, True))
+    ]
+    assert reliability(cases) == [(0.05, 0.5, 2), (0.975, 1.0, 2)]
 
 
 def refits_of(*outcomes: tuple[str, float, float], candidate: Candidate) -> Refits:

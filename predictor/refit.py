@@ -1,0 +1,119 @@
+"""The predictor with a user's own rows: what they change, and how it did on them before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from predictor.candidates import BASELINES, CANDIDATES, CHOSEN
+from predictor.corpus import CorpusRow
+from predictor.evaluate import HeldOutCase, brier, no_skill
+from predictor.examples import Example, families, make_examples, usable
+from predictor.held_out import Refits, intervals
+from stability_probe.errors import MissingError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skill:
+    """The chosen candidate on families held out, over some rows."""
+
+    num_rows: int
+    num_families: int
+    brier: float
+    brier_base_rate: float
+    """Of always telling the share of benefits among the other families."""
+    time_saved_mae: float
+    no_skill: str | None
+    """Why every verdict abstains, None where the corpus can tell models apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refit:
+    """What `probe fit` tells."""
+
+    chosen: str
+    shipped: Skill
+    together: Skill
+    """The shipped rows and the user's."""
+    own: tuple[HeldOutCase, ...]
+    """The user's rows as the shipped ones alone would have told them."""
+    own_brier: float
+    own_time_saved_mae: float
+    own_coverage: float
+    """Share of the user's rows whose time saved lies in its interval."""
+    own_num_families: int
+
+
+def refit(shipped: Sequence[CorpusRow], own: Sequence[CorpusRow]) -> Refit:
+    """Score the user's rows by the shipped ones, then both together with families held out.
+
+    Raises `MissingError` when no own row is of a finished DEBA run of the corpus' reading.
+    """
+    kept = usable(own)
+    if not kept:
+        raise MissingError(
+            "none of your own rows is of a finished run of DEBA as the corpus reads it; add some "
+            "with probe corpus add RUN_ID"
+        )
+    known, mine = make_examples(usable(shipped)), make_examples(kept)
+    refits = Refits(CANDIDATES[CHOSEN], known, [e.case for e in mine])
+    at = np.arange(len(known), len(known) + len(mine))
+    told, ends = refits.without(), intervals(refits, at.tolist())
+    cases = tuple(
+        HeldOutCase(
+            model=row.model,
+            data=row.data,
+            seed=row.seed,
+            family=row.family,
+            probability_of_benefit=float(told.probability_of_benefit[i]),
+            benefits=example.benefits,
+            time_saved_told_pct=float(told.time_saved_pct[i]),
+            time_saved_interval_pct=(low, high),
+            time_saved_pct=example.time_saved_pct,
+            accuracy_delta_told_pp=float(told.accuracy_delta_pp[i]),
+            accuracy_delta_interval_pp=(delta_low, delta_high),
+            accuracy_delta_pp=example.accuracy_delta_pp,
+        )
+        for i, row, example, (low, high), (delta_low, delta_high) in zip(
+            at,
+            kept,
+            mine,
+            ends.time_saved_pct.tolist(),
+            ends.accuracy_delta_pp.tolist(),
+            strict=True,
+        )
+    )
+    return Refit(
+        chosen=CHOSEN,
+        shipped=_skill(known),
+        together=_skill([*known, *mine]),
+        own=cases,
+        own_brier=float(np.mean([(c.probability_of_benefit - c.benefits) ** 2 for c in cases])),
+        own_time_saved_mae=float(
+            np.mean([abs(c.time_saved_told_pct - c.time_saved_pct) for c in cases])
+        ),
+        own_coverage=float(np.mean([_inside(c) for c in cases])),
+        own_num_families=len({c.family for c in cases}),
+    )
+
+
+def _inside(case: HeldOutCase) -> bool:
+    low, high = case.time_saved_interval_pct
+    return low <= case.time_saved_pct <= high
+
+
+def _skill(examples: Sequence[Example]) -> Skill:
+    chosen = Refits(CANDIDATES[CHOSEN], examples)
+    base = Refits(BASELINES["majority"], examples)
+    told = chosen.leave_one_out()
+    measured = np.array([e.time_saved_pct for e in examples])
+    return Skill(
+        num_rows=len(examples),
+        num_families=len(families(examples)),
+        brier=brier(told, examples),
+        brier_base_rate=brier(base.leave_one_out(), examples),
+        time_saved_mae=float(np.abs(told.time_saved_pct - measured).mean()),
+        no_skill=no_skill(chosen),
+    )

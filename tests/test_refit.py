@@ -1,0 +1,77 @@
+"""A user's own rows: told by the shipped ones first, then learned from with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import cli
+from predictor import refit as module
+from predictor.candidates import CANDIDATES
+from predictor.corpus import CorpusRow, format_corpus, load_corpus, own_corpus_path
+from predictor.examples import make_examples, usable
+from predictor.refit import refit
+from stability_probe.errors import MissingError
+from tests.predictor_factories import FAMILIES, make_corpus, make_corpus_row
+
+
+@pytest.fixture
+def shipped() -> list[CorpusRow]:
+    return make_corpus(np.random.default_rng(0), families=FAMILIES[:3])
+
+
+@pytest.fixture
+def own() -> list[CorpusRow]:
+    return make_corpus(np.random.default_rng(1), families=("mine",))
+
+
+def test_own_rows_are_told_by_the_shipped_alone(
+    shipped: list[CorpusRow], own: list[CorpusRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHOSEN", "logistic")
+    got = refit(shipped, own)
+    examples = make_examples(usable(own))
+    fitted = CANDIDATES["logistic"].fit(make_examples(usable(shipped)))
+    told = fitted.estimates([e.case for e in examples])
+    assert [c.probability_of_benefit for c in got.own] == list(told.probability_of_benefit)
+    truth = np.array([e.benefits for e in examples], float)
+    assert got.own_brier == pytest.approx(np.mean((told.probability_of_benefit - truth) ** 2))
+    assert got.own_time_saved_mae == pytest.approx(
+        np.mean(
+            [abs(e.time_saved_pct - t) for e, t in zip(examples, told.time_saved_pct, strict=True)]
+        )
+    )
+    assert (got.shipped.num_rows, got.together.num_rows) == (12, 16)
+    assert (got.shipped.num_families, got.together.num_families) == (3, 4)
+    assert 0 <= got.own_coverage <= 1
+    worse = [dataclasses.replace(r, adaptive_accuracies=(0.1,) * 4) for r in own]
+    changed = refit(shipped, worse)
+    assert changed.shipped == got.shipped
+    assert changed.together.brier != got.together.brier
+
+
+def test_rows_of_another_reading_are_no_rows_of_it(shipped: list[CorpusRow]) -> None:
+    with pytest.raises(MissingError, match="probe corpus add"):
+        refit(shipped, [make_corpus_row(scheduler="timed", scheduler_args="{}")])
+
+
+def test_the_command_tells_what_own_rows_change() -> None:
+    def invoke(*args: str) -> tuple[int, str, str]:
+        got = CliRunner().invoke(cli.probe, ["fit", *args])
+        return got.exit_code, got.stdout, got.stderr
+
+    code, _, told = invoke()
+    assert (code, told.count("\n")) == (4, 1)
+    assert "use probe corpus add RUN_ID" in told
+    own_corpus_path().parent.mkdir(parents=True)
+    mine = [dataclasses.replace(r, family="mine") for r in usable(load_corpus())[:3]]
+    own_corpus_path().write_text(format_corpus(mine))
+    code, shown, _ = invoke()
+    assert code == 0
+    assert "on your 3 rows: Brier" in shown
+    code, text, _ = invoke("--json")
+    assert (code, len(json.loads(text)["own"])) == (0, 3)
