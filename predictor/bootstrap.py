@@ -42,6 +42,11 @@ def score(
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         values = statistic(drawn)
+    return of_draws(values)
+
+
+def of_draws(values: NDArray[np.float64]) -> Score | None:
+    """A score from its value on all rows, which comes first, and on draws; nan is undefined."""
     if np.isnan(values[0]):
         return None
     known = values[1:][~np.isnan(values[1:])]

@@ -17,13 +17,12 @@ from predictor.decide import ADAPT_PROBABILITY, KEEP_PROBABILITY
 from predictor.examples import (
     Example,
     families,
-    finished,
-    in_order,
     make_examples,
     usable,
 )
 from predictor.held_out import INTERVAL_LEVEL, Refits, intervals
 from predictor.learning import LearningPoint, learning_curve
+from predictor.outcomes import Arm, ModelOutcome, compare_arms, model_outcomes, rank_by_headroom
 from predictor.stability_scores import ScoreFormula, compare_formulas
 from predictor.variance import Shares, variance_shares
 from stability_probe.errors import MissingError
@@ -78,22 +77,6 @@ class SkillContrast:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arm:
-    """What a schedule did in all its full runs, and beside DEBA with the same seeds."""
-
-    name: str
-    num_rows: int
-    time_saved_pct: Score | None
-    """By the curve."""
-    accuracy_delta_pp: Score | None
-    benefits: Score | None
-    """Share of the rows."""
-    deba_saves_more_pct: Score | None
-    """DEBA's time saved minus the arm's, of the runs that both made."""
-    deba_more_accurate_pp: Score | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class HeldOutCase:
     """One row as the chosen candidate saw it: told without its family, and what came of it."""
 
@@ -127,6 +110,10 @@ class Evaluation:
     scores: tuple[CandidateScores, ...]
     contrasts: tuple[SkillContrast, ...]
     arms: tuple[Arm, ...]
+    models: tuple[ModelOutcome, ...]
+    """What DEBA did for each architecture, the most time saved first."""
+    rank_headroom: Score | None
+    """Spearman's correlation, over architectures, of their headroom with the time saved."""
     shares: Mapping[str, Shares]
     """Where the variance of each outcome lies; empty for a corpus too small to tell."""
     stability_scores: tuple[ScoreFormula, ...]
@@ -178,6 +165,8 @@ def evaluate(rows: Sequence[CorpusRow], progress: Progress | None = None) -> Eva
         scores=tuple(scores),
         contrasts=tuple(_contrast(*c, told, examples, drawn) for c in CONTRASTS),
         arms=compare_arms(rows),
+        models=model_outcomes(kept),
+        rank_headroom=rank_by_headroom(kept),
         shares=variance_shares(kept),
         stability_scores=compare_formulas(kept),
         replay_correlation=_correlation(replayed, measured),
@@ -225,33 +214,6 @@ def describe(chosen: Refits, num_models: int) -> str:
         f"{len(examples)} paired full runs of {num_models} models in "
         f"{len(families(examples))} families; families held out: {right}, "
         f"mean error of time saved {error:.1f} points"
-    )
-
-
-def compare_arms(rows: Sequence[CorpusRow]) -> tuple[Arm, ...]:
-    """Each schedule of the corpus over all its finished rows, and DEBA beside it."""
-    done = in_order(r for r in rows if finished(r))
-    deba = {r.fixed_run_id: r for r in usable(done)}
-    names = sorted({r.arm for r in done}, key=lambda n: (n != "deba", n))
-    return tuple(_arm(n, [r for r in done if r.arm == n], deba) for n in names)
-
-
-def _arm(name: str, rows: Sequence[CorpusRow], deba: Mapping[str, CorpusRow]) -> Arm:
-    drawn = bootstrap.weights([r.family for r in rows])
-    outcomes = make_examples(rows)
-    saved, delta = (_outcome(outcomes, n) for n in ("time_saved_pct", "accuracy_delta_pp"))
-    beside = [deba.get(r.fixed_run_id) for r in rows]
-    deba_saved = np.array([np.nan if d is None else d.curve_saved_pct for d in beside])
-    deba_delta = np.array([np.nan if d is None else d.accuracy_delta_pp for d in beside])
-    paired = name != "deba"
-    return Arm(
-        name=name,
-        num_rows=len(rows),
-        time_saved_pct=bootstrap.mean_score(saved, drawn),
-        accuracy_delta_pp=bootstrap.mean_score(delta, drawn),
-        benefits=bootstrap.mean_score(_benefit(outcomes), drawn),
-        deba_saves_more_pct=bootstrap.mean_score(deba_saved - saved, drawn) if paired else None,
-        deba_more_accurate_pp=bootstrap.mean_score(deba_delta - delta, drawn) if paired else None,
     )
 
 

@@ -14,7 +14,7 @@ from predictor.bootstrap import Score
 from predictor.evaluate import CandidateScores, Evaluation
 from predictor.refit import Refit
 from predictor.stability_scores import WINDOWS, ScoreFormula
-from stability_probe.records import to_plain
+from stability_probe.records import MeanStd, to_plain
 from stability_probe.run_summary import SCHEMA_VERSION
 
 _SHOWN_WINDOW = 4
@@ -43,6 +43,12 @@ def evaluation_tables(e: Evaluation) -> Group:
         Text("below 0: less error with it", "dim"),
         _arm_table(e),
         Text("by the throughput curve; DEBA minus the arm, same seeds", "dim"),
+        _model_table(e),
+        Text(
+            "mean ± SD over seeds and data;\nrank correlation of headroom with time saved "
+            f"{_interval(e.rank_headroom)}",
+            "dim",
+        ),
     ]
     if e.shares:
         parts.append(_share_table(e))
@@ -164,6 +170,23 @@ def _arm_table(e: Evaluation) -> Table:
     return _table(("arm", "runs", "saved %", "points", "benefit", "DEBA %", "DEBA points"), rows)
 
 
+def _model_table(e: Evaluation) -> Table:
+    rows = (
+        (
+            m.model.removeprefix("torchvision:"),
+            str(m.num_rows),
+            f"{m.headroom:.1f}x",
+            _with_sd(m.stability_score, 2),
+            _with_sd(m.time_saved_pct, 0),
+            _with_sd(m.accuracy_delta_pp, 1, "+"),
+            str(m.benefits),
+        )
+        for m in e.models
+    )
+    columns = ("DEBA", "runs", "headroom", "stability", "saved %", "points", "benefit")
+    return _table(columns, rows)
+
+
 def _share_table(e: Evaluation) -> Table:
     names = {"time_saved_pct": "time saved", "accuracy_delta_pp": "accuracy change"}
     rows = (
@@ -250,6 +273,11 @@ def _percent(s: Score | None) -> str:
         return "-"
     value, low, high = (f"{100 * v:.0f}" for v in (s.value, s.low, s.high))
     return f"{value} [{low},{high}]"
+
+
+def _with_sd(m: MeanStd, digits: int, sign: str = "-") -> str:
+    spread = "" if m.std is None else f"±{m.std:.{digits}f}"
+    return f"{m.mean:{sign}.{digits}f}{spread}"
 
 
 def _short(value: float, digits: int, sign: str = "-") -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from predictor.bootstrap import LEVEL, Score
+from predictor.bootstrap import Score, of_draws
 from predictor.corpus import CorpusRow
 from stability_probe import metrics
 from stability_probe.records import Profile
@@ -155,7 +155,7 @@ def _statistics(cells: _Cells) -> tuple[Score | None, Score | None, Score | None
     for names in rng.choice(list(members), size=(DRAWS, len(members))):
         draws.append(np.concatenate([members[name] for name in names]))
     values = np.array([_told(cells, drawn) for drawn in draws])
-    scores = [_score(column) for column in values.T]
+    scores = [of_draws(column) for column in values.T]
     return scores[0], scores[1], scores[2]
 
 
@@ -179,13 +179,3 @@ def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         return np.nan
     return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])
-
-
-def _score(values: NDArray[np.float64]) -> Score | None:
-    """The first value is that of all cells, the others of draws."""
-    known = values[1:][~np.isnan(values[1:])]
-    if np.isnan(values[0]) or not len(known):
-        return None
-    tail = 50.0 * (1.0 - LEVEL)
-    low, high = np.percentile(known, [tail, 100.0 - tail])
-    return Score(value=float(values[0]), low=float(low), high=float(high))

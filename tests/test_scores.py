@@ -10,9 +10,10 @@ import pytest
 
 from predictor.candidates import BASELINES, CANDIDATES
 from predictor.corpus import load_corpus
-from predictor.evaluate import brier, compare_arms
+from predictor.evaluate import brier
 from predictor.examples import make_examples, usable
 from predictor.held_out import Refits
+from predictor.outcomes import compare_arms
 from predictor.variance import variance_shares
 from stability_probe.records import to_plain
 

@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 
 from predictor import stability_scores
 from predictor.corpus import CorpusRow
+from predictor.outcomes import model_outcomes, rank_by_headroom
 from predictor.stability_scores import FORMULAS, WINDOWS, compare_formulas
 from predictor.variance import components, variance_shares
 from tests.predictor_factories import make_corpus_row, make_profile, outcome
@@ -191,6 +192,30 @@ def test_repeatability_and_rank_the_long_way(monkeypatch: pytest.MonkeyPatch) ->
     assert got.rank_accuracy is None, "all changes are alike"
     assert told["largest variation", 4].repeatability is not None
     assert compare_formulas(rows) == compare_formulas(rows)
+
+
+def test_each_architectures_outcome_and_the_rank_by_headroom() -> None:
+    rows = make_rows()
+    told = model_outcomes(rows)
+    assert [m.model for m in told] == ["c", "b", "a", "d"]
+    a = told[2]
+    assert (a.num_rows, told[3].num_rows) == (6, 3)
+    saved = [r.curve_saved_pct for r in rows if r.model == "a"]
+    assert (a.time_saved_pct.mean, a.time_saved_pct.std) == (
+        pytest.approx(np.mean(saved)),
+        pytest.approx(np.std(saved, ddof=1)),
+    )
+    assert a.headroom == pytest.approx(
+        np.mean([r.curve_samples_per_s[1] / 100 for r in rows if r.model == "a"])
+    )
+    assert a.stability_score.std == 0.0
+    assert (a.benefits, told[3].benefits) == (6, 0)
+    rank = rank_by_headroom(rows)
+    assert rank is not None
+    assert rank.value == pytest.approx(
+        spearmanr([m.headroom for m in told], [m.time_saved_pct.mean for m in told]).statistic
+    )
+    assert rank_by_headroom([r for r in rows if r.model in "ab"]) is None
 
 
 def test_two_architectures_tell_no_rank() -> None:
