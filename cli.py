@@ -23,6 +23,7 @@ from stability_probe.options import (
     DRY_RUN,
     EVALUATION_PLOTS,
     EXECUTOR,
+    FITTED_OUT,
     JOBS,
     MODEL,
     PLOT,
@@ -442,23 +443,23 @@ def predict(**options: Any) -> None:
     )
 
 
-@probe.command(params=[*COMMON])
+@probe.command(params=[FITTED_OUT, *COMMON])
 def fit(**options: Any) -> None:
-    """Fit with your own rows too: how they were told, and what they change.
+    """Fit anew, with your own rows too: how they were told, and what they change.
 
-    Your rows are those of `probe corpus add`. Nothing is stored: a prediction always fits anew.
+    Your rows are those of `probe corpus add`; a prediction counts them without being told.
     """
     from predictor import scores_summary
     from predictor.corpus import load_corpus, own_corpus_path
+    from predictor.fitted import fit_known, to_json
     from predictor.refit import refit
-    from stability_probe.errors import MissingError
+    from stability_probe.store import write_text
     from stability_probe.terminal import print_result
 
     path = own_corpus_path()
-    own = load_corpus(path) if path.exists() else []
-    if not own:
-        raise MissingError(f"no rows of your own in {path}; use probe corpus add RUN_ID")
-    done = refit(load_corpus(), own)
+    done = refit(load_corpus(), load_corpus(path) if path.exists() else [])
+    if options["fitted"]:
+        write_text(Path(options["fitted"]), to_json(fit_known()))
     print_result(
         options["json"],
         lambda: scores_summary.refit_json(done),

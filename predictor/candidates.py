@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,35 +21,15 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from predictor.corpus import CORPUS_READING
 from predictor.estimator import Predictor
 from predictor.examples import Example
 from predictor.features import FEATURES, Case, replayed_time_saved_pct
-from predictor.rehearsal import rehearse
-from stability_probe import metrics
+from predictor.physical import ConstantHarm, Estimates, Fitted, Paths, rehearsals
 
 REHEARSED = "rehearsed_time_saved"
 """A column beside `FEATURES`: time saved by the rehearsed batch sizes on the case's curve."""
-REHEARSALS = 4
-"""Draws of the scatter a case."""
 RIDGE_ALPHA = 10.0
 DEPTH, LEAF, TREES = 3, 5, 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimates:
-    """What a fitted candidate says of some cases; every array is [num_cases]."""
-
-    probability_of_benefit: NDArray[np.float64]
-    time_saved_pct: NDArray[np.float64]
-    accuracy_delta_pp: NDArray[np.float64]
-
-
-class Fitted(Protocol):
-    """A candidate that has seen examples."""
-
-    def estimates(self, cases: Sequence[Case]) -> Estimates:
-        """One estimate a case."""
 
 
 class Candidate(Protocol):
@@ -135,55 +114,36 @@ class Physical:
     """Features that tell harm; none leaves the share of harm among the examples."""
 
     def fit(self, examples: Sequence[Example]) -> Fitted:
-        x = columns_of([e.case for e in examples], self.columns)
         harms = [e.harms for e in examples]
         deltas = [e.accuracy_delta_pp for e in examples]
-        paths = Counter(e.path for e in examples)
-        return _Physical(
+        counts = Counter(() if self.rehearsed else e.path for e in examples)
+        paths = Paths(
+            paths=() if self.rehearsed else tuple(counts),
+            shares=tuple(n / len(examples) for n in counts.values()),
+        )
+        if not self.columns:
+            return ConstantHarm(
+                paths=paths, harm_rate=float(np.mean(harms)), mean_delta_pp=float(np.mean(deltas))
+            )
+        x = columns_of([e.case for e in examples], self.columns)
+        return _LearnedHarm(
             columns=self.columns,
-            paths=() if self.rehearsed else tuple(paths),
-            weights=np.array(list(paths.values())) / len(examples),
-            harm_rate=float(np.mean(harms)),
-            harm=_fit_classifier(Predictor(), x, harms) if self.columns else None,
-            mean_delta=float(np.mean(deltas)),
-            accuracy=_regression(Ridge(alpha=RIDGE_ALPHA)).fit(x, deltas) if self.columns else None,
+            paths=paths,
+            harm=_fit_classifier(Predictor(), x, harms),
+            accuracy=_regression(Ridge(alpha=RIDGE_ALPHA)).fit(x, deltas),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Physical:
+class _LearnedHarm:
     columns: tuple[str, ...]
-    paths: tuple[tuple[int, ...], ...]
-    """Distinct batch sequences of the examples; none where each case rehearses its own."""
-    weights: NDArray[np.float64]
-    """Share of the examples that took each."""
-    harm_rate: float
+    paths: Paths
     harm: Any
-    mean_delta: float
     accuracy: Any
 
     def estimates(self, cases: Sequence[Case]) -> Estimates:
         x = columns_of(cases, self.columns)
-        harm, delta = (np.full(len(cases), v) for v in (self.harm_rate, self.mean_delta))
-        if self.columns:
-            harm, delta = _probability(self.harm, x), self.accuracy.predict(x)
-        told = [self._time_saved(case) for case in cases]
-        return Estimates(
-            probability_of_benefit=(1.0 - harm) * np.array([enough for _, enough in told]),
-            time_saved_pct=np.array([saved for saved, _ in told]),
-            accuracy_delta_pp=delta,
-        )
-
-    def _time_saved(self, case: Case) -> tuple[float, float]:
-        """Mean over the batch sequences, percent, and the share of them that saves enough."""
-        paths, weights = self.paths, self.weights
-        if not paths:
-            paths = rehearsals(case)
-            weights = np.full(len(paths), 1 / len(paths))
-        saved = replayed_time_saved_pct(paths, case)
-        enough = float(weights @ (saved >= metrics.MIN_TIME_SAVED_PCT))
-        # A sum of shares may exceed 1 in its last digit.
-        return float(weights @ saved), min(1.0, enough)
+        return self.paths.estimates(cases, _probability(self.harm, x), self.accuracy.predict(x))
 
 
 def columns_of(cases: Sequence[Case], names: Sequence[str]) -> NDArray[np.float64]:
@@ -194,22 +154,6 @@ def columns_of(cases: Sequence[Case], names: Sequence[str]) -> NDArray[np.float6
         saved = [float(np.mean(replayed_time_saved_pct(rehearsals(c), c))) for c in cases]
         x = np.column_stack([x, saved])
     return x
-
-
-@lru_cache(maxsize=4096)
-def rehearsals(case: Case) -> tuple[tuple[int, ...], ...]:
-    """Batch sequences that DEBA may choose for a case, one a draw of the scatter."""
-    return tuple(
-        rehearse(
-            case.profile,
-            batch_size=case.batch_size,
-            max_batch_size=case.max_batch_size,
-            epochs=case.epochs,
-            scheduler_args=dict(CORPUS_READING),
-            seed=draw,
-        )
-        for draw in range(REHEARSALS)
-    )
 
 
 def _fit_classifier(classifier: Any, x: NDArray[np.float64], y: Sequence[bool]) -> Any:
@@ -279,6 +223,3 @@ CANDIDATES: dict[str, Candidate] = {
     "rehearsal": Physical(rehearsed=True),
     "logistic + rehearsal": Learned(columns=(*FEATURES, REHEARSED)),
 }
-CHOSEN = "rehearsal"
-"""What `probe` predicts with. It was the nearest in time saved on the first corpus, where no
-candidate told benefit from harm: the simplest stayed, and later rows score that choice."""

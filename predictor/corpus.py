@@ -211,12 +211,6 @@ def own_corpus_path() -> Path:
     return Path(home) / "stability-probe" / "corpus.csv"
 
 
-def load_known() -> list[CorpusRow]:
-    """The shipped rows, and the user's own where there are any."""
-    own = own_corpus_path()
-    return [*load_corpus(), *(load_corpus(own) if own.exists() else [])]
-
-
 def corpus_path() -> Path:
     """The shipped corpus: in the package, or in the checkout's data/."""
     installed = Path(str(resources.files("predictor"))) / "corpus_data" / "corpus.csv"

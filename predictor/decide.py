@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from numpy.typing import NDArray
 
-from predictor.candidates import Estimates
-from predictor.corpus import CorpusRow
 from predictor.features import FEATURES, Case
-from predictor.held_out import INTERVAL_LEVEL, Intervals
+from predictor.fitted import FittedPredictor
+from predictor.physical import INTERVAL_LEVEL, Estimates, Intervals
 from stability_probe import metrics
 from stability_probe.records import Prediction
 
@@ -41,15 +37,12 @@ _WORDS = dict(
 )
 
 
-def unlike_corpus(case: Case, known: NDArray[np.float64]) -> str | None:
-    """Why a case is unlike everything the corpus holds, None when it is not.
-
-    `known` is the range of each feature, shape [2, num_features].
-    """
-    for index, value in enumerate(case.features):
-        low, high = known[:, index]
+def unlike_corpus(case: Case, fitted: FittedPredictor) -> str | None:
+    """Why a case is unlike everything the corpus holds, None when it is not."""
+    ranges = zip(case.features, fitted.feature_low, fitted.feature_high, strict=True)
+    for index, (value, low, high) in enumerate(ranges):
         margin = FEATURE_MARGIN * (high - low)
-        if np.isnan(value):
+        if np.isnan(value) or np.isnan(margin):
             continue
         if not low - margin <= value <= high + margin:
             side = "below" if value < low else "above"
@@ -73,14 +66,14 @@ def too_little_headroom(case: Case) -> str | None:
     )
 
 
-def unlike_scale(case: Case, rows: Sequence[CorpusRow]) -> str | None:
+def unlike_scale(case: Case, fitted: FittedPredictor) -> str | None:
     """Why a case's epochs are unlike the corpus': far more or fewer updates in each.
 
     How long a batch may grow depends on it, so small data speaks for large data only where the
     updates are alike.
     """
-    known = [row.num_train / row.fixed_batch_sizes[0] for row in rows]
-    low, high = min(known) / UPDATES_MARGIN, max(known) * UPDATES_MARGIN
+    low, high = fitted.updates_per_epoch
+    low, high = low / UPDATES_MARGIN, high * UPDATES_MARGIN
     if low <= case.updates_per_epoch <= high:
         return None
     return (
@@ -89,11 +82,11 @@ def unlike_scale(case: Case, rows: Sequence[CorpusRow]) -> str | None:
     )
 
 
-def unlike_recipe(rows: Sequence[CorpusRow], optimizer: str, lr_schedule: str) -> str | None:
+def unlike_recipe(fitted: FittedPredictor, optimizer: str, lr_schedule: str) -> str | None:
     """Why the corpus says nothing of a recipe."""
-    if optimizer not in {r.optimizer for r in rows}:
+    if optimizer not in fitted.optimizers:
         return f"the corpus holds no run with {optimizer}"
-    if lr_schedule not in {r.lr_schedule for r in rows}:
+    if lr_schedule not in fitted.lr_schedules:
         return f"the corpus holds no run with a {lr_schedule} learning rate"
     return None
 

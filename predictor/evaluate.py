@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from predictor import bootstrap
 from predictor.bootstrap import Score
-from predictor.candidates import BASELINES, CANDIDATES, CHOSEN, Estimates
+from predictor.candidates import BASELINES, CANDIDATES
 from predictor.corpus import CorpusRow
 from predictor.decide import ADAPT_PROBABILITY, KEEP_PROBABILITY
 from predictor.examples import (
@@ -20,9 +20,10 @@ from predictor.examples import (
     make_examples,
     usable,
 )
-from predictor.held_out import INTERVAL_LEVEL, Refits, intervals
+from predictor.held_out import Refits, intervals
 from predictor.learning import LearningPoint, learning_curve
 from predictor.outcomes import Arm, ModelOutcome, compare_arms, model_outcomes, rank_by_headroom
+from predictor.physical import CHOSEN, INTERVAL_LEVEL, Estimates
 from predictor.stability_scores import ScoreFormula, compare_formulas
 from predictor.variance import Shares, variance_shares
 from stability_probe.errors import MissingError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -12,13 +11,12 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.model_selection import LeaveOneGroupOut
 
-from predictor.candidates import Candidate, Estimates
+from predictor.candidates import Candidate
 from predictor.examples import Example, families
 from predictor.features import Case
+from predictor.physical import INTERVAL_LEVEL, Estimates, Intervals
 from stability_probe.errors import MissingError
 
-INTERVAL_LEVEL = 0.9
-"""Nominal coverage of the intervals."""
 OUTCOMES = ("time_saved_pct", "accuracy_delta_pp")
 
 
@@ -61,46 +59,48 @@ class Refits:
         return Estimates(**arrays)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Intervals:
-    """Ends of conformal intervals, every array [num_cases, 2]."""
+def half_widths(
+    refits: Refits, without: str | None = None, level: float = INTERVAL_LEVEL
+) -> dict[str, float]:
+    """Half the width of the conformal interval of each outcome, from errors on families held out.
 
-    time_saved_pct: NDArray[np.float64]
-    accuracy_delta_pp: NDArray[np.float64]
+    MAPIE's cross-conformal regression with a family as the fold: each error is that of a fit
+    which never saw the family, and none has seen the family `without`. Infinite where there are
+    too few examples for the level, or only one family.
+    """
+    known = np.flatnonzero(refits.family != without)
+    if len(known) + 1 < np.ceil(1 / (1 - level)) or len(set(refits.family[known])) < 2:
+        return dict.fromkeys(OUTCOMES, np.inf)
+    widths = {}
+    for outcome in OUTCOMES:
+        conformal = CrossConformalRegressor(
+            _Lookup(refits, outcome), level, method="base", cv=LeaveOneGroupOut()
+        )
+        truth = np.array([getattr(refits.examples[i], outcome) for i in known])
+        conformal.fit_conformalize(known[:, None], truth, groups=refits.family[known])
+        low, high = conformal.predict_interval(known[:1, None])[1][0, :, 0]
+        widths[outcome] = float(high - low) / 2
+    return widths
 
 
 def intervals(
     refits: Refits, cases: Sequence[int], without: str | None = None, level: float = INTERVAL_LEVEL
 ) -> Intervals:
-    """Conformal intervals of the cases at these positions, from errors on families held out.
-
-    MAPIE's CV+ (Barber et al., arXiv 1905.02928) with a family as the fold: each error is that of
-    a fit which never saw the family, and none has seen the family `without`. Infinite where there
-    are too few examples for the level.
-    """
-    known = np.flatnonzero(refits.family != without)
-    at = np.array(cases)[:, None]
-    if len(known) + 1 < np.ceil(1 / (1 - level)) or len(set(refits.family[known])) < 2:
-        unbounded = np.tile([-np.inf, np.inf], (len(at), 1))
-        return Intervals(**dict.fromkeys(OUTCOMES, unbounded))
+    """The conformal intervals of the cases at these positions, around their estimates."""
+    told = refits.without(*([] if without is None else [without]))
     ends = {}
-    for outcome in OUTCOMES:
-        conformal = CrossConformalRegressor(
-            _Lookup(refits, outcome, without), level, cv=LeaveOneGroupOut()
-        )
-        truth = np.array([getattr(refits.examples[i], outcome) for i in known])
-        conformal.fit_conformalize(known[:, None], truth, groups=refits.family[known])
-        ends[outcome] = conformal.predict_interval(at)[1][:, :, 0]
+    for outcome, width in half_widths(refits, without, level).items():
+        centre = getattr(told, outcome)[np.array(cases, dtype=int)]
+        ends[outcome] = np.stack([centre - width, centre + width], axis=1)
     return Intervals(**ends)
 
 
 class _Lookup(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """Lets a library refit a candidate: X holds positions of cases, not their features."""
 
-    def __init__(self, refits: Refits, outcome: str, without: str | None = None) -> None:
+    def __init__(self, refits: Refits, outcome: str) -> None:
         self.refits = refits
         self.outcome = outcome
-        self.without = without
 
     def fit(self, X: NDArray[np.int64], y: Any = None) -> Self:
         seen = set(self.refits.family[X[:, 0]])
@@ -112,4 +112,4 @@ class _Lookup(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return told[X[:, 0]]
 
     def __sklearn_clone__(self) -> _Lookup:
-        return _Lookup(self.refits, self.outcome, self.without)
+        return _Lookup(self.refits, self.outcome)

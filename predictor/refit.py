@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from predictor.candidates import BASELINES, CANDIDATES, CHOSEN
+from predictor.candidates import BASELINES, CANDIDATES
 from predictor.corpus import CorpusRow
 from predictor.evaluate import HeldOutCase, brier, no_skill
 from predictor.examples import Example, families, make_examples, usable
 from predictor.held_out import Refits, intervals
-from stability_probe.errors import MissingError
+from predictor.physical import CHOSEN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,24 +39,19 @@ class Refit:
     """The shipped rows and the user's."""
     own: tuple[HeldOutCase, ...]
     """The user's rows as the shipped ones alone would have told them."""
-    own_brier: float
-    own_time_saved_mae: float
-    own_coverage: float
+    own_brier: float | None
+    """This and what follows is None without own rows."""
+    own_time_saved_mae: float | None
+    own_coverage: float | None
     """Share of the user's rows whose time saved lies in its interval."""
-    own_num_families: int
 
 
 def refit(shipped: Sequence[CorpusRow], own: Sequence[CorpusRow]) -> Refit:
     """Score the user's rows by the shipped ones, then both together with families held out.
 
-    Raises `MissingError` when no own row is of a finished DEBA run of the corpus' reading.
+    Own rows count when they are of finished runs of DEBA, as the corpus reads it.
     """
     kept = usable(own)
-    if not kept:
-        raise MissingError(
-            "none of your own rows is of a finished run of DEBA as the corpus reads it; add some "
-            "with probe corpus add RUN_ID"
-        )
     known, mine = make_examples(usable(shipped)), make_examples(kept)
     refits = Refits(CANDIDATES[CHOSEN], known, [e.case for e in mine])
     at = np.arange(len(known), len(known) + len(mine))
@@ -90,13 +85,14 @@ def refit(shipped: Sequence[CorpusRow], own: Sequence[CorpusRow]) -> Refit:
         shipped=_skill(known),
         together=_skill([*known, *mine]),
         own=cases,
-        own_brier=float(np.mean([(c.probability_of_benefit - c.benefits) ** 2 for c in cases])),
-        own_time_saved_mae=float(
-            np.mean([abs(c.time_saved_told_pct - c.time_saved_pct) for c in cases])
-        ),
-        own_coverage=float(np.mean([_inside(c) for c in cases])),
-        own_num_families=len({c.family for c in cases}),
+        own_brier=_mean([(c.probability_of_benefit - c.benefits) ** 2 for c in cases]),
+        own_time_saved_mae=_mean([abs(c.time_saved_told_pct - c.time_saved_pct) for c in cases]),
+        own_coverage=_mean([_inside(c) for c in cases]),
     )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def _inside(case: HeldOutCase) -> bool:

@@ -102,13 +102,17 @@ def refit_tables(r: Refit) -> Group:
             for c in r.own
         ),
     )
-    told = (
-        f"on your {len(r.own)} rows: Brier {r.own_brier:.3f}, error of time saved "
-        f"{r.own_time_saved_mae:.1f} points, {100 * r.own_coverage:.0f} % inside their intervals\n"
-    )
+    told = "no rows of your own; add some with probe corpus add RUN_ID\n"
+    if r.own_brier is not None:
+        told = (
+            f"on your {len(r.own)} rows: Brier {r.own_brier:.3f}, error of time saved "
+            f"{r.own_time_saved_mae:.1f} points, {100 * (r.own_coverage or 0):.0f} % inside "
+            "their intervals\n"
+        )
     verdict = r.together.no_skill
     told += "verdicts can be given" if verdict is None else f"every verdict abstains: {verdict}"
-    return Group(own, Text(), _table(columns, rows), Text(), Text(told))
+    skill = _table(columns, rows if r.own else list(rows)[:1])
+    return Group(*((own, Text()) if r.own else ()), skill, Text(), Text(told))
 
 
 def _bounded(values: dict[str, Any], cases: str) -> dict[str, Any]:

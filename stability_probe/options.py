@@ -161,6 +161,11 @@ CORPUS_OUT = click.Option(
     show_default=True,
     help="File for the rows.",
 )
+FITTED_OUT = click.Option(
+    ["-o", "--output", "fitted"],
+    type=click.Path(dir_okay=False),
+    help="File for the fitted numbers, as JSON.",
+)
 EVALUATION_PLOTS: Sequence[click.Option] = (
     click.Option(
         ["--plots", "figures"],

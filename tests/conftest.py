@@ -16,4 +16,5 @@ def _no_rows_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     """Rows that the person at this machine has added must not change a test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data-home")))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache-home")))
         yield

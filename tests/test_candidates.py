@@ -15,17 +15,16 @@ from predictor.candidates import (
     RIDGE_ALPHA,
     BaseRate,
     Candidate,
-    Estimates,
     Learned,
     Physical,
     columns_of,
-    rehearsals,
 )
 from predictor.corpus import CorpusRow
 from predictor.estimator import Predictor
 from predictor.examples import Example, case_of, families, is_deba, make_examples, usable
 from predictor.features import FEATURES, replayed_time_saved_pct
 from predictor.held_out import Refits
+from predictor.physical import Estimates, rehearsals
 from stability_probe.errors import MissingError
 from tests.predictor_factories import CURVE, FAMILIES, make_corpus, make_corpus_row, outcome
 

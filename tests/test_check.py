@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import cli
 from predictor.check import check_corpus, contradictions, differing_fields, num_updates
-from predictor.corpus import CorpusRow, load_corpus, load_known, make_row, own_corpus_path
+from predictor.corpus import CorpusRow, corpus_path, load_corpus, make_row, own_corpus_path
+from predictor.fitted import known_paths
 from stability_probe.loop import epoch_batches
 from stability_probe.records import RunResult, to_plain
 from tests.predictor_factories import CURVE, make_run, make_size
@@ -151,7 +152,7 @@ def test_own_runs_become_own_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert json.loads(told.stdout)["rows"] == 1
     (own,) = load_corpus(own_corpus_path())
     assert (own.arm, own.adaptive_run_id) == ("timed", timed["run_id"])
-    assert load_known() == [*load_corpus(), own]
+    assert known_paths() == [corpus_path(), own_corpus_path()]
     checked = invoke("corpus", "check", "--corpus", str(own_corpus_path()))
     assert checked.exit_code == 0, checked.output
     assert "1 computed again from their runs, 0 contradictions" in checked.stdout

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from predictor import predict
-from predictor.candidates import CANDIDATES, CHOSEN, Estimates
+from predictor.candidates import CANDIDATES
 from predictor.corpus import format_corpus, load_corpus
 from predictor.decide import (
     ADAPT_PROBABILITY,
@@ -26,7 +26,9 @@ from predictor.decide import (
 )
 from predictor.examples import make_examples, usable
 from predictor.features import FEATURES, Case, make_cases
-from predictor.held_out import INTERVAL_LEVEL, Intervals, Refits, intervals
+from predictor.fitted import FittedPredictor, fitted_predictor
+from predictor.held_out import Refits, intervals
+from predictor.physical import CHOSEN, INTERVAL_LEVEL, Estimates, Intervals
 from stability_probe.records import Characterization, Prediction
 from tests.factories import make_curve
 from tests.predictor_factories import (
@@ -40,8 +42,20 @@ from tests.predictor_factories import (
     outcome,
 )
 
-SCALES = ((320, 16), (1600, 16), (1600, 64))
-KNOWN = np.array([[0.0] * len(FEATURES), [2.0] * len(FEATURES)])
+FITTED = FittedPredictor(
+    key="",
+    harm_rate=0.2,
+    mean_delta_pp=0.1,
+    time_saved_half_width=10.0,
+    accuracy_delta_half_width=2.0,
+    feature_low=(0.0,) * len(FEATURES),
+    feature_high=(2.0,) * len(FEATURES),
+    optimizers=("sgd",),
+    lr_schedules=("fixed",),
+    updates_per_epoch=(20.0, 100.0),
+    no_skill=None,
+    basis="few rows",
+)
 
 
 def make_estimate(
@@ -167,7 +181,7 @@ def test_each_feature_outside_the_corpus_is_named(name: str, words: str) -> None
     def told(value: float) -> str | None:
         features = [1.0] * len(FEATURES)
         features[index] = value
-        return unlike_corpus(make_case(features=tuple(features)), KNOWN)
+        return unlike_corpus(make_case(features=tuple(features)), FITTED)
 
     assert told(2.0 + margin) is None
     assert told(-margin) is None
@@ -178,24 +192,24 @@ def test_each_feature_outside_the_corpus_is_named(name: str, words: str) -> None
 
 @pytest.mark.parametrize("factor", [1.0, UPDATES_MARGIN])
 def test_epochs_far_longer_or_shorter_than_the_corpus(factor: float) -> None:
-    rows = [make_corpus_row(num_train=n, fixed_batch_sizes=(b,) * 4) for n, b in SCALES]
-    # 20 to 100 updates an epoch
     inside = (20 / factor, 100 * factor)
     for updates in inside:
-        assert unlike_scale(make_case(updates_per_epoch=updates), rows) is None
+        assert unlike_scale(make_case(updates_per_epoch=updates), FITTED) is None
     for updates in (20 / UPDATES_MARGIN - 0.1, 100 * UPDATES_MARGIN + 1):
-        told = unlike_scale(make_case(updates_per_epoch=updates), rows)
+        told = unlike_scale(make_case(updates_per_epoch=updates), FITTED)
         assert told is not None
         assert f"it makes {updates:.0f} updates an epoch" in told
         assert "5 to 400" in told
 
 
 def test_a_recipe_the_corpus_never_saw() -> None:
-    rows = [make_corpus_row(), make_corpus_row(optimizer="adamw", lr_schedule="cosine")]
-    assert unlike_recipe(rows, "sgd", "fixed") is None
-    assert unlike_recipe(rows, "adamw", "cosine") is None
-    assert unlike_recipe(rows[:1], "adamw", "fixed") == "the corpus holds no run with adamw"
-    told = unlike_recipe(rows, "sgd", "step")
+    both = dataclasses.replace(
+        FITTED, optimizers=("adamw", "sgd"), lr_schedules=("cosine", "fixed")
+    )
+    assert unlike_recipe(both, "sgd", "fixed") is None
+    assert unlike_recipe(both, "adamw", "cosine") is None
+    assert unlike_recipe(FITTED, "adamw", "fixed") == "the corpus holds no run with adamw"
+    told = unlike_recipe(both, "sgd", "step")
     assert told == "the corpus holds no run with a step learning rate"
 
 
@@ -260,16 +274,20 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def gains() -> Characterization:
     return make_characterization(
         curve=make_curve((16, 32, 64, 128, 256), (100.0, 150.0, 200.0, 250.0, 340.0)),
-        config={"epochs": 4},
+        config={"epochs": 60},
     )
 
 
 def test_a_prediction_follows_the_headroom(corpus: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("predictor.prediction.CHOSEN", "curve + harm")
+    # Whether real rows give skill is a matter of the corpus, not of the decision.
+    monkeypatch.setattr(
+        "predictor.prediction.fitted_predictor",
+        lambda path: dataclasses.replace(fitted_predictor(path), no_skill=None, harm_rate=0.1),
+    )
     prediction = predict(gains(), corpus)
     assert prediction.verdict == "adapt"
     assert prediction.time_saved_interval_pct[0] >= 10
-    assert "batch of 64 would save 50 %" in (prediction.alternative or "")
+    assert "batch of 128 would save 60 %" in (prediction.alternative or "")
     assert "20 paired full runs of 10 models in 5 families" in prediction.basis
     flat = make_characterization(
         curve=make_curve((16, 32, 64, 128, 256), (100.0, 101.0, 102.0, 103.0, 104.0))
@@ -318,7 +336,7 @@ def test_a_prediction_abstains_where_held_out_families_were_told_nothing(
     corpus: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "predictor.prediction.no_skill", lambda chosen: f"{len(chosen.examples)} taught"
+        "predictor.evaluate.no_skill", lambda chosen: f"{len(chosen.examples)} taught"
     )
     prediction = predict(gains(), corpus)
     assert (prediction.verdict, prediction.reason) == ("abstain", "20 taught")

@@ -15,13 +15,14 @@ from sklearn.metrics import brier_score_loss, log_loss, mean_absolute_error, rec
 
 from predictor import bootstrap, stability_scores
 from predictor import evaluate as module
-from predictor.candidates import BASELINES, CANDIDATES, BaseRate, Candidate, Estimates, Learned
+from predictor.candidates import BASELINES, CANDIDATES, BaseRate, Candidate, Learned
 from predictor.corpus import CorpusRow
 from predictor.evaluate import SELECTED, Evaluation, describe, evaluate, no_skill
 from predictor.examples import Example, make_examples, usable
 from predictor.held_out import Refits, intervals
 from predictor.learning import learning_curve
 from predictor.outcomes import compare_arms
+from predictor.physical import Estimates
 from predictor.plots import draw_predicted, reliability, write_evaluation_plots
 from predictor.scores_summary import evaluation_json, evaluation_tables
 from stability_probe.errors import MissingError

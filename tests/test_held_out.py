@@ -9,7 +9,8 @@ import pytest
 
 from predictor.candidates import BASELINES, CANDIDATES
 from predictor.examples import Example, make_examples, usable
-from predictor.held_out import INTERVAL_LEVEL, Refits, intervals
+from predictor.held_out import Refits, half_widths, intervals
+from predictor.physical import INTERVAL_LEVEL
 from tests.predictor_factories import FAMILIES, make_corpus, make_corpus_row
 
 
@@ -19,32 +20,29 @@ def examples() -> list[Example]:
     return make_examples(usable(made))
 
 
-def naive_cv_plus(
-    examples: list[Example], index: int, without: str | None, level: float
-) -> tuple[float, float]:
-    """Barber et al., arXiv 1905.02928, eq. (9) with a family as the fold, in plain loops."""
-    low, high = [], []
-    known = [e for e in examples if e.family != without]
-    for one in known:
-        others = [e for e in known if e.family != one.family]
-        fitted = CANDIDATES["logistic"].fit(others)
-        told = fitted.estimates([one.case, examples[index].case]).time_saved_pct
-        error = abs(one.time_saved_pct - told[0])
-        low.append(told[1] - error)
-        high.append(told[1] + error)
-    n = len(known)
-    rank = int(np.ceil(round(level * (n + 1), 9)))
-    return sorted(low)[n - rank], sorted(high)[rank - 1]
+def naive_half_width(examples: list[Example], level: float) -> float:
+    """The ⌈(n + 1)·level⌉-th smallest error of fits without the family, in plain loops."""
+    errors = []
+    for one in examples:
+        others = [e for e in examples if e.family != one.family]
+        told = CANDIDATES["logistic"].fit(others).estimates([one.case]).time_saved_pct[0]
+        errors.append(abs(one.time_saved_pct - told))
+    rank = int(np.ceil(round(level * (len(errors) + 1), 9)))
+    return sorted(errors)[rank - 1]
 
 
 @pytest.mark.parametrize("without", [None, "alpha"])
-def test_intervals_are_cv_plus_with_a_family_as_the_fold(
-    examples: list[Example], without: str | None
+@pytest.mark.parametrize("level", [0.8, 0.9])
+def test_intervals_are_conformal_with_a_family_as_the_fold(
+    examples: list[Example], without: str | None, level: float
 ) -> None:
     refits = Refits(CANDIDATES["logistic"], examples)
-    at = [0, 3, 5]
-    got = intervals(refits, at, without=without, level=0.8).time_saved_pct
-    expected = [naive_cv_plus(examples, i, without, 0.8) for i in at]
+    known = [e for e in examples if e.family != without]
+    width = naive_half_width(known, level)
+    assert half_widths(refits, without, level)["time_saved_pct"] == pytest.approx(width)
+    told = CANDIDATES["logistic"].fit(known).estimates([examples[i].case for i in (0, 3, 5)])
+    expected = [(t - width, t + width) for t in told.time_saved_pct]
+    got = intervals(refits, [0, 3, 5], without, level).time_saved_pct
     np.testing.assert_allclose(got, expected, rtol=1e-9)
 
 

@@ -1,0 +1,178 @@
+"""The fitted predictor as plain numbers: stored as JSON, read back without any library.
+
+It is what `fit_predictor` makes of a corpus; no pickled estimator is ever written or read. A stored
+fit belongs to the exact rows it was made of, which its key tells.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from predictor.corpus import CORPUS_READING, corpus_path, load_corpus, own_corpus_path
+from predictor.features import FEATURES, Case
+from predictor.physical import CHOSEN, ConstantHarm, Estimates, Intervals, Paths
+from stability_probe.errors import MissingError, RunError
+from stability_probe.store import write_text
+
+_FORMAT = 1
+"""Of the stored numbers and of how they are computed: raised when either changes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedPredictor:
+    """Everything a prediction needs of its corpus."""
+
+    key: str
+    """Of the rows and of the formulas that were applied to them."""
+    harm_rate: float
+    """Share of the rows that lost more accuracy than a benefit may cost."""
+    mean_delta_pp: float
+    time_saved_half_width: float
+    """Of the conformal interval, percentage points; infinite where rows are too few."""
+    accuracy_delta_half_width: float
+    feature_low: tuple[float, ...]
+    """Smallest value of each of `FEATURES` in the rows; nan where none is defined."""
+    feature_high: tuple[float, ...]
+    optimizers: tuple[str, ...]
+    lr_schedules: tuple[str, ...]
+    updates_per_epoch: tuple[float, float]
+    """Smallest and largest of the rows."""
+    no_skill: str | None
+    """Why the corpus cannot tell models apart, None when it can."""
+    basis: str
+    """What a prediction rests on, in a sentence."""
+
+    def estimates(self, cases: Sequence[Case]) -> Estimates:
+        """One a case, by the chosen candidate."""
+        model = ConstantHarm(
+            paths=Paths(), harm_rate=self.harm_rate, mean_delta_pp=self.mean_delta_pp
+        )
+        return model.estimates(cases)
+
+    def intervals(self, told: Estimates) -> Intervals:
+        """Around estimates."""
+        widths = (self.time_saved_half_width, self.accuracy_delta_half_width)
+        centres = (told.time_saved_pct, told.accuracy_delta_pp)
+        ends = [np.stack([c - w, c + w], axis=1) for c, w in zip(centres, widths, strict=True)]
+        return Intervals(time_saved_pct=ends[0], accuracy_delta_pp=ends[1])
+
+
+def fitted_predictor(corpus: Path | None = None) -> FittedPredictor:
+    """Of `corpus`, else of the shipped and the user's rows: stored if it was made before.
+
+    Raises `MissingError` for an unusable corpus.
+    """
+    paths = [corpus] if corpus else known_paths()
+    key = _key(paths)
+    for stored in (corpus_path().with_name("fitted.json"), _cache_path(key)):
+        fitted = _read(stored)
+        if fitted is not None and fitted.key == key:
+            return fitted
+    fitted = fit_predictor(paths, key)
+    # A cache that cannot be written costs time, nothing else.
+    with contextlib.suppress(OSError, RunError):
+        _cache_path(key).parent.mkdir(parents=True, exist_ok=True)
+        write_text(_cache_path(key), to_json(fitted))
+    return fitted
+
+
+def fit_known() -> FittedPredictor:
+    """Of the shipped and the user's rows, whatever is stored."""
+    return fit_predictor(known_paths())
+
+
+def known_paths() -> list[Path]:
+    """Files of the shipped rows, and of the user's own where there are any."""
+    own = own_corpus_path()
+    return [corpus_path(), *([own] if own.exists() else [])]
+
+
+def fit_predictor(paths: Sequence[Path], key: str | None = None) -> FittedPredictor:
+    """Fit on the rows of these files. Raises `MissingError` when none is usable."""
+    from predictor.candidates import CANDIDATES
+    from predictor.evaluate import describe, no_skill
+    from predictor.examples import make_examples, usable
+    from predictor.features import feature_range
+    from predictor.held_out import Refits, half_widths
+
+    rows = usable(row for path in paths for row in load_corpus(path))
+    if not rows:
+        raise MissingError("the corpus holds no finished pair of runs; use another corpus")
+    examples = make_examples(rows)
+    refits = Refits(CANDIDATES[CHOSEN], examples)
+    model = CANDIDATES[CHOSEN].fit(examples)
+    if not isinstance(model, ConstantHarm) or model.paths.paths:
+        raise TypeError(f"a stored fit cannot hold {CHOSEN}")
+    widths = half_widths(refits)
+    low, high = feature_range([e.case for e in examples])
+    updates = [e.case.updates_per_epoch for e in examples]
+    return FittedPredictor(
+        key=key or _key(paths),
+        harm_rate=model.harm_rate,
+        mean_delta_pp=model.mean_delta_pp,
+        time_saved_half_width=widths["time_saved_pct"],
+        accuracy_delta_half_width=widths["accuracy_delta_pp"],
+        feature_low=tuple(low.tolist()),
+        feature_high=tuple(high.tolist()),
+        optimizers=tuple(sorted({r.optimizer for r in rows})),
+        lr_schedules=tuple(sorted({r.lr_schedule for r in rows})),
+        updates_per_epoch=(min(updates), max(updates)),
+        no_skill=no_skill(refits),
+        basis=describe(refits, len({r.model for r in rows})),
+    )
+
+
+def to_json(fitted: FittedPredictor) -> str:
+    """As JSON text; what is not finite becomes null."""
+    return json.dumps(_replaced(dataclasses.asdict(fitted)), indent=2, allow_nan=False) + "\n"
+
+
+def _replaced(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _replaced(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_replaced(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _read(path: Path) -> FittedPredictor | None:
+    """A stored fit; None where there is none, or a damaged one."""
+    try:
+        values = json.loads(path.read_text())
+        for name in ("time_saved_half_width", "accuracy_delta_half_width"):
+            values[name] = math.inf if values[name] is None else float(values[name])
+        for name in ("feature_low", "feature_high"):
+            values[name] = tuple(math.nan if v is None else float(v) for v in values[name])
+            if len(values[name]) != len(FEATURES):
+                return None
+        for name in ("optimizers", "lr_schedules", "updates_per_epoch"):
+            values[name] = tuple(values[name])
+        return FittedPredictor(**values)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _key(paths: Sequence[Path]) -> str:
+    digest = hashlib.sha256(f"{_FORMAT} {CHOSEN} {CORPUS_READING} {FEATURES}".encode())
+    for path in paths:
+        try:
+            digest.update(path.read_bytes())
+        except OSError as error:
+            raise MissingError(f"cannot read {path}: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def _cache_path(key: str) -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(home) / "stability-probe" / f"fitted-{key[:16]}.json"
