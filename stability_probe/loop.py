@@ -33,9 +33,10 @@ from stability_probe.optim import learning_rate
 from stability_probe.records import EpochRecord, NoiseScaleRecord
 from stability_probe.state import PartialEpoch, TrainState
 
-MEASURED_STEPS_PER_EPOCH = 32
-"""Steps of an epoch whose gradient is measured: enough for the epoch mean (its standard error
-is in the record), few enough to cost little in long epochs."""
+MEASURED_STEPS_PER_EPOCH = 128
+"""Steps of an epoch whose gradient is measured at least, where it has so many: they bring the epoch
+mean within about 2 % (its standard error is in the record) and cost up to 0.5 % of an epoch of
+CIFAR; see tests/benchmarks/signals.py."""
 NOISE_BUDGET = 0.045
 """Share of the samples since its last pass that the noise measurement may see."""
 EVAL_BATCH_SIZE = 256
