@@ -14,7 +14,7 @@ from stability_probe.errors import MissingError, ProbeError
 from stability_probe.executors import run_one
 from stability_probe.store import write_bytes
 
-_FILES = ("config.json", "epochs.jsonl", "result.json")
+_FILES = ("config.json", "epochs.jsonl", "result.json", "summary.json")
 
 
 class RayCluster:

@@ -4,6 +4,7 @@ ROOT/RUN_ID/config.json      what the run is
             epochs.jsonl     one record a line, flushed and synced
             checkpoint.pt    state after the last recorded epoch
             result.json      written once, at the end
+            summary.json     the line of `probe runs`, so that a list reads no whole result
             lock             held while a process works on the run
 """
 
@@ -81,7 +82,11 @@ class RunDirectory:
         return read_result(self.path)
 
     def finish(self, result: RunResult) -> None:
-        write_text(self.path / "result.json", json.dumps(to_plain(result), allow_nan=False))
+        text = json.dumps(to_plain(result), allow_nan=False)
+        write_text(self.path / "result.json", text)
+        # Its size ties the summary to the result that it tells of.
+        summary = {"result_bytes": len(text), **to_plain(_summary_of(self.path.name, result))}
+        write_text(self.path / "summary.json", json.dumps(summary, allow_nan=False))
 
 
 class Store:
@@ -249,11 +254,25 @@ def _unfinished(path: Path) -> RunResult:
 
 
 def _summary(path: Path) -> RunSummary:
-    result = read_result(path) or _unfinished(path)
+    return _stored_summary(path) or _summary_of(path.name, read_result(path) or _unfinished(path))
+
+
+def _stored_summary(path: Path) -> RunSummary | None:
+    """The stored summary; None where there is none, or not of the result beside it."""
+    try:
+        values = json.loads((path / "summary.json").read_text())
+        if values.pop("result_bytes") != (path / "result.json").stat().st_size:
+            return None
+        return from_plain(RunSummary, values)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _summary_of(name: str, result: RunResult) -> RunSummary:
     config: Mapping[str, Any] = result.config
     last_epoch = RunConfig.from_dict(config).last_epoch
     return RunSummary(
-        run_id=path.name,
+        run_id=name,
         model=config["model"],
         data=config["data"],
         scheduler=config["scheduler"],

@@ -545,3 +545,21 @@ def test_other_hostile_settings_stay_inside_the_store(make: Callable[[str], RunC
     except UsageError:
         return
     assert is_one_safe_folder(name)
+
+
+def test_a_list_reads_summaries_and_believes_only_those_of_the_result_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    with store.open(CONFIG) as directory:
+        directory.finish(make_result())
+    path = tmp_path / CONFIG.run_id()
+    (path / "summary.json").rename(tmp_path / "kept")
+    (told,) = store.list()
+    (tmp_path / "kept").rename(path / "summary.json")
+    with monkeypatch.context() as patch:
+        patch.setattr("stability_probe.store.read_result", None)
+        assert store.list() == [told]
+    for damage in ("", "[]", "{}", '{"result_bytes": 3}'):
+        (path / "summary.json").write_text(damage)
+        assert store.list() == [told]

@@ -360,3 +360,13 @@ def test_a_characterization_is_not_changed_by_showing_it() -> None:
     before = json.dumps(c.config)
     characterization_json(c, make_prediction())["config"]["model"] = "other"
     assert json.dumps(c.config) == before
+
+
+def test_a_long_list_of_runs_says_the_same_in_plain_columns() -> None:
+    runs = [make_summary(run_id=f"run-{i}", data="folder:[bold]") for i in range(501)]
+    plain = runs_table(runs)
+    assert isinstance(plain, str)
+    lines = [line.split() for line in plain.splitlines()]
+    fitted = rendered(runs_table(runs[:500]), width=160).splitlines()
+    assert lines[:501] == [line.split() for line in fitted]
+    assert lines[501][0] == "run-500"

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stability_probe.records import to_plain
+from stability_probe.records import RunResult, from_plain, to_plain
+from stability_probe.store import RunDirectory
 from tests.predictor_factories import make_characterization, make_prediction, make_run
 
 ROOT = Path(__file__).parents[2]
@@ -59,9 +60,7 @@ def store_runs(root: Path, count: int) -> None:
         config = {**plain["config"], "seed": seed}
         (root / name / "config.json").write_text(json.dumps(config))
         text = json.dumps({**plain, "run_id": name, "config": config})
-        (root / name / "result.json").write_text(text)
-        epochs = "".join(json.dumps(epoch) + "\n" for epoch in plain["epochs"])
-        (root / name / "records.jsonl").write_text(epochs)
+        RunDirectory(root / name).finish(from_plain(RunResult, json.loads(text)))
 
 
 def main() -> None:
