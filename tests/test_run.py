@@ -187,7 +187,8 @@ def test_a_run_is_stored_as_it_is_returned(tmp_path: Path) -> None:
     assert store.load(result.run_id) == result
     assert tuple(read_records(store.root / result.run_id / "epochs.jsonl")) == result.epochs
     names = {p.name for p in (store.root / result.run_id).iterdir()}
-    assert names == {"config.json", "epochs.jsonl", "checkpoint.pt", "result.json", "lock"}
+    files = {"config.json", "epochs.jsonl", "checkpoint.pt", "result.json", "summary.json", "lock"}
+    assert names == files
 
 
 def test_a_finished_run_is_reported_without_training(
