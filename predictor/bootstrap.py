@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 LEVEL = 0.9
 DRAWS = 2000
@@ -60,3 +61,10 @@ def mean_score(values: NDArray[np.float64], drawn: NDArray[np.float64]) -> Score
     known = ~np.isnan(values)
     filled = np.where(known, values, 0.0)
     return score(lambda w: (w @ filled) / (w @ known.astype(float)), drawn)
+
+
+def spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Rank correlation; nan where one of the two is constant."""
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return np.nan
+    return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])

@@ -116,11 +116,8 @@ class Physical:
     def fit(self, examples: Sequence[Example]) -> Fitted:
         harms = [e.harms for e in examples]
         deltas = [e.accuracy_delta_pp for e in examples]
-        counts = Counter(() if self.rehearsed else e.path for e in examples)
-        paths = Paths(
-            paths=() if self.rehearsed else tuple(counts),
-            shares=tuple(n / len(examples) for n in counts.values()),
-        )
+        counts = Counter() if self.rehearsed else Counter(e.path for e in examples)
+        paths = Paths(paths=tuple(counts), shares=tuple(n / len(examples) for n in counts.values()))
         if not self.columns:
             return ConstantHarm(
                 paths=paths, harm_rate=float(np.mean(harms)), mean_delta_pp=float(np.mean(deltas))

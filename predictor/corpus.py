@@ -8,7 +8,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -152,7 +152,8 @@ class CorpusRow:
 
     @property
     def benefit_class(self) -> str:
-        return metrics.benefit_class(self.time_saved_pct, self.accuracy_delta_pp)
+        """benefits, neutral or harms, by the curve: neighbours on the machine decide no label."""
+        return metrics.benefit_class(self.curve_saved_pct, self.accuracy_delta_pp)
 
 
 def make_row(
@@ -278,8 +279,3 @@ def _parse(kind: str, text: str) -> Any:
             raise ValueError(f"{text!r} is not a finite number")
         return number
     return int(text) if kind == "int" else text
-
-
-def families(rows: Sequence[CorpusRow]) -> list[str]:
-    """Distinct families, sorted."""
-    return sorted({row.family for row in rows})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +25,13 @@ from predictor.examples import (
 from predictor.held_out import Refits, intervals
 from predictor.learning import LearningPoint, learning_curve
 from predictor.outcomes import Arm, ModelOutcome, compare_arms, model_outcomes, rank_by_headroom
-from predictor.physical import CHOSEN, INTERVAL_LEVEL, Estimates
+from predictor.physical import CHOSEN, INTERVAL_LEVEL, Estimates, Intervals
 from predictor.stability_scores import ScoreFormula, compare_formulas
 from predictor.variance import Shares, variance_shares
 from stability_probe.errors import MissingError
 from stability_probe.progress import Progress, Quiet
+
+T = TypeVar("T", Estimates, Intervals)
 
 SELECTED = "selected"
 """Name of the procedure that picks a candidate by its score on the other families."""
@@ -145,16 +149,20 @@ def evaluate(rows: Sequence[CorpusRow], progress: Progress | None = None) -> Eva
     refits = {n: Refits(c, examples) for n, c in (BASELINES | CANDIDATES).items()}
     progress = progress or Quiet()
     progress.start("candidates", len(refits))
-    told, scores = {}, []
+    told, ends = {}, {}
     for name, r in refits.items():
-        told[name] = r.leave_one_out()
-        each = dict.fromkeys(families(examples), r)
-        scores.append(_scores(name, told[name], each, examples, measured, drawn))
+        told[name], ends[name] = r.leave_one_out(), _nested_intervals(r)
         progress.step(name)
     picks = {f: _pick(refits, f) for f in families(examples)}
-    selected = _assemble(told, picks, examples)
-    by_pick = {family: refits[name] for family, name in picks.items()}
-    scores.append(_scores(SELECTED, selected, by_pick, examples, measured, drawn))
+    selected = _assemble(Estimates, told, picks, examples)
+    selected_ends = _assemble(Intervals, ends, picks, examples)
+    scores = [
+        _scores(name, t, e, examples, measured, drawn)
+        for name, t, e in [
+            *((n, told[n], ends[n]) for n in refits),
+            (SELECTED, selected, selected_ends),
+        ]
+    ]
     return Evaluation(
         num_rows=len(kept),
         num_models=len({r.model for r in kept}),
@@ -172,7 +180,7 @@ def evaluate(rows: Sequence[CorpusRow], progress: Progress | None = None) -> Eva
         stability_scores=compare_formulas(kept),
         replay_correlation=_correlation(replayed, measured),
         replay_mae=float(np.abs(replayed - measured).mean()),
-        cases=_cases(kept, examples, refits[CHOSEN]),
+        cases=held_out_cases(kept, told[CHOSEN], ends[CHOSEN]),
         learning_curve=learning_curve(refits[CHOSEN]),
     )
 
@@ -218,11 +226,11 @@ def describe(chosen: Refits, num_models: int) -> str:
     )
 
 
-def _cases(
-    rows: Sequence[CorpusRow], examples: Sequence[Example], refits: Refits
+def held_out_cases(
+    rows: Sequence[CorpusRow], told: Estimates, ends: Intervals
 ) -> tuple[HeldOutCase, ...]:
-    told = refits.leave_one_out()
-    ends = _nested_intervals(dict.fromkeys(families(examples), refits), examples)
+    """What was told of each row beside what came of it; estimates and intervals are the rows'."""
+    examples = make_examples(rows)
     return tuple(
         HeldOutCase(
             model=row.model,
@@ -232,10 +240,10 @@ def _cases(
             probability_of_benefit=float(told.probability_of_benefit[i]),
             benefits=example.benefits,
             time_saved_told_pct=float(told.time_saved_pct[i]),
-            time_saved_interval_pct=_pair(ends["time_saved"][i]),
+            time_saved_interval_pct=_pair(ends.time_saved_pct[i]),
             time_saved_pct=example.time_saved_pct,
             accuracy_delta_told_pp=float(told.accuracy_delta_pp[i]),
-            accuracy_delta_interval_pp=_pair(ends["accuracy_delta"][i]),
+            accuracy_delta_interval_pp=_pair(ends.accuracy_delta_pp[i]),
             accuracy_delta_pp=example.accuracy_delta_pp,
         )
         for i, (row, example) in enumerate(zip(rows, examples, strict=True))
@@ -252,44 +260,36 @@ def _pick(refits: Mapping[str, Refits], held_out: str) -> str:
     def inner_brier(name: str) -> float:
         r = refits[name]
         others = r.family != held_out
-        arrays = np.zeros(len(r.examples))
-        for other in sorted(set(r.family[others])):
-            mask = r.family == other
-            told = r.without(held_out, other).probability_of_benefit[: len(r.examples)]
-            arrays[mask] = told[mask]
-        return float(np.mean((arrays - _benefit(r.examples))[others] ** 2))
+        told = r.leave_one_out(held_out).probability_of_benefit
+        return float(np.mean((told - _benefit(r.examples))[others] ** 2))
 
     return min(CANDIDATES, key=inner_brier)
 
 
 def _assemble(
-    told: Mapping[str, Estimates], picks: Mapping[str, str], examples: Sequence[Example]
-) -> Estimates:
-    """For each example the estimate of the candidate picked for its family."""
-    return Estimates(
-        **{
-            field: np.array(
-                [getattr(told[picks[e.family]], field)[i] for i, e in enumerate(examples)]
-            )
-            for field in Estimates.__dataclass_fields__
-        }
+    kind: type[T], parts: Mapping[str, T], picks: Mapping[str, str], examples: Sequence[Example]
+) -> T:
+    """For each example the estimate, or the interval, of the candidate picked for its family."""
+    names = [f.name for f in dataclasses.fields(kind)]
+    chosen = [parts[picks[e.family]] for e in examples]
+    return kind(
+        **{n: np.array([getattr(part, n)[i] for i, part in enumerate(chosen)]) for n in names}
     )
 
 
 def _scores(
     name: str,
     told: Estimates,
-    refits: Mapping[str, Refits],
+    ends: Intervals,
     examples: Sequence[Example],
     measured: NDArray[np.float64],
     drawn: NDArray[np.float64],
 ) -> CandidateScores:
-    """`refits` by the family held out: its intervals are made without that family."""
+    """Estimates and intervals [num_examples] are made without each example's family."""
     truth = _benefit(examples)
     p = told.probability_of_benefit
     clipped = np.clip(p, _CLIP, 1 - _CLIP)
     saved, delta = (_outcome(examples, n) for n in ("time_saved_pct", "accuracy_delta_pp"))
-    ends = _nested_intervals(refits, examples)
     means = {
         "brier": (p - truth) ** 2,
         "log_loss": -np.log(np.where(truth == 1, clipped, 1 - clipped)),
@@ -298,8 +298,11 @@ def _scores(
         "time_saved_mae_measured": np.abs(told.time_saved_pct - measured),
         "accuracy_delta_mae": np.abs(told.accuracy_delta_pp - delta),
     }
-    for outcome, values in (("time_saved", saved), ("accuracy_delta", delta)):
-        low, high = ends[outcome].T
+    for outcome, values, interval in (
+        ("time_saved", saved, ends.time_saved_pct),
+        ("accuracy_delta", delta, ends.accuracy_delta_pp),
+    ):
+        low, high = interval.T
         means[f"{outcome}_coverage"] = ((low <= values) & (values <= high)).astype(float)
         means[f"{outcome}_width"] = np.where(np.isfinite(high - low), high - low, np.nan)
     return CandidateScores(
@@ -309,16 +312,14 @@ def _scores(
     )
 
 
-def _nested_intervals(
-    refits: Mapping[str, Refits], examples: Sequence[Example]
-) -> dict[str, NDArray[np.float64]]:
-    """Interval ends of every example, [num_examples, 2], fit and errors without its family."""
-    time_saved, accuracy = (np.zeros((len(examples), 2)) for _ in range(2))
-    for family, refit in refits.items():
-        at = np.flatnonzero(refit.family == family)
-        ends = intervals(refit, at.tolist(), without=family)
+def _nested_intervals(refits: Refits) -> Intervals:
+    """Of every example, fit and errors without its family."""
+    time_saved, accuracy = (np.zeros((len(refits.examples), 2)) for _ in range(2))
+    for family in families(refits.examples):
+        at = np.flatnonzero(refits.family == family)
+        ends = intervals(refits, at.tolist(), without=family)
         time_saved[at], accuracy[at] = ends.time_saved_pct, ends.accuracy_delta_pp
-    return {"time_saved": time_saved, "accuracy_delta": accuracy}
+    return Intervals(time_saved_pct=time_saved, accuracy_delta_pp=accuracy)
 
 
 def _balanced_accuracy(

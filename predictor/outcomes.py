@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from predictor import bootstrap
 from predictor.bootstrap import Score
@@ -61,7 +60,7 @@ def _arm(name: str, rows: Sequence[CorpusRow], deba: Mapping[str, CorpusRow]) ->
     drawn = bootstrap.weights([r.family for r in rows])
     saved = np.array([r.curve_saved_pct for r in rows])
     delta = np.array([r.accuracy_delta_pp for r in rows])
-    benefit = np.array([_benefits(r) for r in rows], float)
+    benefit = np.array([r.benefit_class == "benefits" for r in rows], float)
     beside = [deba.get(r.fixed_run_id) for r in rows]
     deba_saved = np.array([np.nan if d is None else d.curve_saved_pct for d in beside])
     deba_delta = np.array([np.nan if d is None else d.accuracy_delta_pp for d in beside])
@@ -95,7 +94,7 @@ def _model(rows: Sequence[CorpusRow]) -> ModelOutcome:
         stability_score=metrics.mean_std([r.window.stability_score for r in rows]),
         time_saved_pct=metrics.mean_std([r.curve_saved_pct for r in rows]),
         accuracy_delta_pp=metrics.mean_std([r.accuracy_delta_pp for r in rows]),
-        benefits=sum(_benefits(r) for r in rows),
+        benefits=sum(r.benefit_class == "benefits" for r in rows),
     )
 
 
@@ -108,19 +107,12 @@ def rank_by_headroom(rows: Sequence[CorpusRow]) -> Score | None:
     if len(models) < 3:
         return None
     drawn = bootstrap.weights([m.family for m in models])
-    told = []
-    for weight in drawn:
-        at = np.repeat(np.arange(len(models)), weight.astype(int))
-        x = rankdata([models[i].headroom for i in at])
-        y = rankdata([models[i].time_saved_pct.mean for i in at])
-        defined = np.ptp(x) > 0 and np.ptp(y) > 0
-        told.append(np.corrcoef(x, y)[0, 1] if defined else np.nan)
+    headroom = np.array([m.headroom for m in models])
+    saved = np.array([m.time_saved_pct.mean for m in models])
+    draws = [np.repeat(np.arange(len(models)), weight.astype(int)) for weight in drawn]
+    told = [bootstrap.spearman(headroom[at], saved[at]) for at in draws]
     return bootstrap.of_draws(np.array(told))
 
 
 def _headroom(row: CorpusRow) -> float:
     return metrics.headroom(row.curve, row.fixed_batch_sizes[0])
-
-
-def _benefits(row: CorpusRow) -> bool:
-    return metrics.benefit_class(row.curve_saved_pct, row.accuracy_delta_pp) == "benefits"

@@ -9,10 +9,10 @@ import numpy as np
 
 from predictor.candidates import BASELINES, CANDIDATES
 from predictor.corpus import CorpusRow
-from predictor.evaluate import HeldOutCase, brier, no_skill
+from predictor.evaluate import HeldOutCase, brier, held_out_cases, no_skill
 from predictor.examples import Example, families, make_examples, usable
 from predictor.held_out import Refits, intervals
-from predictor.physical import CHOSEN
+from predictor.physical import CHOSEN, Estimates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,31 +55,8 @@ def refit(shipped: Sequence[CorpusRow], own: Sequence[CorpusRow]) -> Refit:
     known, mine = make_examples(usable(shipped)), make_examples(kept)
     refits = Refits(CANDIDATES[CHOSEN], known, [e.case for e in mine])
     at = np.arange(len(known), len(known) + len(mine))
-    told, ends = refits.without(), intervals(refits, at.tolist())
-    cases = tuple(
-        HeldOutCase(
-            model=row.model,
-            data=row.data,
-            seed=row.seed,
-            family=row.family,
-            probability_of_benefit=float(told.probability_of_benefit[i]),
-            benefits=example.benefits,
-            time_saved_told_pct=float(told.time_saved_pct[i]),
-            time_saved_interval_pct=(low, high),
-            time_saved_pct=example.time_saved_pct,
-            accuracy_delta_told_pp=float(told.accuracy_delta_pp[i]),
-            accuracy_delta_interval_pp=(delta_low, delta_high),
-            accuracy_delta_pp=example.accuracy_delta_pp,
-        )
-        for i, row, example, (low, high), (delta_low, delta_high) in zip(
-            at,
-            kept,
-            mine,
-            ends.time_saved_pct.tolist(),
-            ends.accuracy_delta_pp.tolist(),
-            strict=True,
-        )
-    )
+    told = Estimates(**{name: values[at] for name, values in vars(refits.without()).items()})
+    cases = held_out_cases(kept, told, intervals(refits, at.tolist()))
     return Refit(
         chosen=CHOSEN,
         shipped=_skill(known),

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
-from predictor.bootstrap import Score, of_draws
+from predictor.bootstrap import Score, of_draws, spearman
 from predictor.corpus import CorpusRow
 from stability_probe import metrics
 from stability_probe.records import Profile
@@ -167,15 +166,8 @@ def _told(cells: _Cells, drawn: NDArray[np.intp]) -> tuple[float, float, float]:
     within = np.concatenate([cells.variance[g] for g in groups]).mean()
     between = np.mean([cells.mean[g].var(ddof=1) for g in groups])
     ranks = [
-        np.array([_correlation(cells.mean[g], outcome[g]) for g in groups])
+        np.array([spearman(cells.mean[g], outcome[g]) for g in groups])
         for outcome in (cells.time_saved_pct, cells.accuracy_delta_pp)
     ]
     means = [float(r[~np.isnan(r)].mean()) if not np.isnan(r).all() else np.nan for r in ranks]
     return float(between / within) if within > 0 else np.nan, means[0], means[1]
-
-
-def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Spearman's; nan where one of the two is constant."""
-    if np.ptp(one) == 0 or np.ptp(other) == 0:
-        return np.nan
-    return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])

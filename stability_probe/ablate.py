@@ -136,9 +136,9 @@ def judge(study: Study, text: str, without: Sequence[str]) -> Claim:
     """Whether the arms that lack a part are worse than the reference, which has it.
 
     Time is that of the throughput curve. *held*: some lose time or accuracy beyond the noise and
-    by more than the margin of a benefit,
-    and none gains so. *not held*: the intervals of all, for time and accuracy, stay on the near
-    side of the margin (two one-sided tests). *not decided* otherwise.
+    by more than the margin of a benefit, and none gains so. *not held*: the intervals of all, for
+    time and accuracy, stay on the near side of the margin (two one-sided tests). *not decided*
+    otherwise.
     """
     arms = [arm for arm in study.arms if arm.name in without]
     if any(arm.status != "finished" for arm in arms):

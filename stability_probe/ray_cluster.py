@@ -77,7 +77,8 @@ def _train(config: dict[str, Any], root: str) -> dict[str, bytes]:
     described = RunConfig.from_dict(config)
     run_one(described, Path(root))
     folder = Path(root) / described.run_id()
-    return {name: (folder / name).read_bytes() for name in _FILES}
+    # A run that an older version finished on this node has no summary.
+    return {name: (folder / name).read_bytes() for name in _FILES if (folder / name).exists()}
 
 
 def _settle(done: Future[dict[str, bytes]], future: Future[str | None], path: Path) -> None:
@@ -85,9 +86,9 @@ def _settle(done: Future[dict[str, bytes]], future: Future[str | None], path: Pa
     try:
         files = done.result()
         path.mkdir(parents=True, exist_ok=True)
-        for name in _FILES:
+        for name, content in files.items():
             if not (path / name).exists():
-                write_bytes(path / name, files[name])
+                write_bytes(path / name, content)
     except BaseException as error:
         cause = getattr(error, "cause", None) or error
         told = str(cause) if isinstance(cause, ProbeError) else f"{type(cause).__name__}: {cause}"

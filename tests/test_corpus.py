@@ -18,13 +18,12 @@ from predictor.corpus import (
     CORPUS_READING,
     CorpusRow,
     corpus_path,
-    families,
     format_corpus,
     load_corpus,
     make_row,
 )
 from stability_probe.errors import MissingError
-from stability_probe.metrics import profile
+from stability_probe.metrics import benefit_class, profile
 from stability_probe.paired import compare_runs
 from stability_probe.sweep import load_sweep, with_memory_format
 from tests.predictor_factories import CURVE, make_corpus_row, make_run, make_size, outcome
@@ -195,6 +194,8 @@ def test_labels_of_a_row_by_hand() -> None:
     assert row.time_saved_pct == pytest.approx(25.0)
     assert row.accuracy_delta_pp == pytest.approx(-0.3), "the final epoch, not the best"
     assert row.benefit_class == "benefits"
+    busy = dataclasses.replace(make_corpus_row(**outcome(30.0, 0.0)), adaptive_cpu_s=(9.0,) * 4)
+    assert (busy.time_saved_pct, busy.benefit_class) == (-800.0, "benefits"), "by the curve"
     assert make_corpus_row(**outcome(9.9, 3.0)).benefit_class == "neutral"
     assert make_corpus_row(**outcome(40.0, -0.6)).benefit_class == "harms"
 
@@ -204,13 +205,6 @@ def test_the_curve_of_a_row_is_the_measured_one() -> None:
     assert [(p.batch_size, p.samples_per_s) for p in points] == [
         (16, 100.0), (32, 150.0), (64, 200.0), (128, 240.0), (256, 250.0)
     ]  # fmt: skip
-
-
-def test_families_are_distinct_and_sorted() -> None:
-    assert families([make_corpus_row(family=f) for f in ("vit", "resnet", "vit")]) == [
-        "resnet",
-        "vit",
-    ]
 
 
 def make_pair(device: str = "cpu", last: float = 0.81) -> tuple[Any, Any]:
@@ -287,7 +281,9 @@ def test_a_row_and_a_comparison_agree_on_the_outcome(device: str) -> None:
     told = compare_runs(fixed, adaptive)
     assert row.accuracy_delta_pp == pytest.approx(told.accuracy_delta_pp)
     assert row.time_saved_pct == pytest.approx(told.time_saved_pct)
-    assert row.benefit_class == told.benefit_class
+    measured = benefit_class(row.time_saved_pct, row.accuracy_delta_pp)
+    assert told.benefit_class == measured
+    assert row.benefit_class == benefit_class(row.curve_saved_pct, row.accuracy_delta_pp)
 
 
 def test_time_saved_by_the_curve_is_that_of_the_batch_sizes() -> None:

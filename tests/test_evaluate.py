@@ -144,6 +144,21 @@ def test_selection_never_sees_the_family_it_is_scored_on(
     assert got.brier.value == pytest.approx(brier_score_loss([e.benefits for e in examples], p))
 
 
+def test_a_family_held_out_has_no_say_in_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alpha is large and contradicts all others: learned from, it would spoil the better choice."""
+    monkeypatch.setattr(module, "CANDIDATES", FEW)
+    examples = make_examples(usable(make_corpus(np.random.default_rng(0), families=FAMILIES[:4])))
+    alpha = [
+        dataclasses.replace(e, time_saved_pct=0.0 if e.benefits else 40.0)
+        for e in examples
+        if e.family == "alpha"
+    ]
+    odd = [*(e for e in examples if e.family != "alpha"), *10 * alpha]
+    refits = {name: Refits(c, odd) for name, c in FEW.items()}
+    assert module._pick(refits, "alpha") in ("headroom", "all")
+    assert module._pick(refits, "beta") == "mean"
+
+
 def test_what_a_candidate_adds_is_a_paired_difference(evaluation: Evaluation) -> None:
     by_name = {s.name: s for s in evaluation.scores}
     (contrast,) = evaluation.contrasts

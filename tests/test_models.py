@@ -17,6 +17,7 @@ from stability_probe.models import (
     check_model,
     make_model,
     model_names,
+    model_size,
     normalization,
     num_params,
     suggest,
@@ -352,3 +353,32 @@ def test_user_callable_that_gives_no_model(user_nets: str, attribute: str, messa
 
 def test_user_module_not_found() -> None:
     assert "No module named 'no_such_package'" in message_of("no_such_package.nets:make")
+
+
+class _Attends(nn.Module):
+    """Attention of 4x4 positions over themselves, three numbers each, then a mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        # Contiguous and with an axis of heads, without which it would not be fused.
+        tokens = (self.scale * images.flatten(2).transpose(1, 2)).unsqueeze(1).contiguous()
+        mixed: torch.Tensor = nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+        return mixed.mean(dim=(1, 2))
+
+
+def test_multiply_adds_and_layers_by_hand() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(8, 5), nn.LayerNorm(5),
+    )  # fmt: skip
+    net[4].bias.requires_grad_(False)
+    got = model_size(net, img_size=6)
+    assert got.num_macs == 6 * 6 * 8 * 3 * 9 + 8 * 5
+    assert got.num_params == (8 * 27 + 8) + 16 + 40 + 10
+    assert (got.num_tensors, got.num_norm_layers, got.normalization) == (7, 2, "mixed")
+    assert net.training, "left as it was"
+    # scores and mixtures: 16 positions times 16 times 3 numbers, twice
+    assert model_size(_Attends(), img_size=4).num_macs == 2 * 16 * 16 * 3

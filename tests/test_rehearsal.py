@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from predictor.rehearsal import extrapolate, rehearse
+from predictor.rehearsal import _records, extrapolate, rehearse
 from stability_probe.records import Profile
 from tests.predictor_factories import make_profile
 
@@ -61,14 +61,19 @@ def test_calm_gradients_climb_at_every_cooldown_and_stop_at_the_bound() -> None:
     assert max(rehearsed(calm, 60, max_batch_size=8)) == 16, "a bound below the batch is the batch"
 
 
-def test_noise_makes_the_norm_fall_with_the_batch() -> None:
-    """Where all of a norm is noise, growth calms the rule that sees its own action."""
-    norms = (1.0, 1.01, 0.99, 1.0)
-    args = {"reading": "strict", "rollback": "never"}
-    noisy = make_profile(norms, trace_sigma=16.0, grad_sq_norm=0.0)
-    quiet = make_profile(norms, trace_sigma=0.0, grad_sq_norm=1.0)
-    grown = [sum(rehearsed(p, 60, scheduler_args=args)) for p in (noisy, quiet)]
-    assert grown[0] >= grown[1]
+@pytest.mark.parametrize(("trace", "signal"), [(16.0, 0.0), (16.0, 1.0), (0.0, 1.0)])
+def test_the_norm_falls_with_the_batch_as_the_noise_says(trace: float, signal: float) -> None:
+    """By E‖g_B‖² = ‖G‖² + tr Σ / B: at four times the batch, all noise halves the norm."""
+    profile = make_profile((1.0,) * 4, trace_sigma=trace, grad_sq_norm=signal)
+    sizes = [16]
+    told = []
+    for record in _records(profile, 8, sizes, np.random.default_rng(0)):
+        told.append((record.batch_size, record.grad_norm, record.grad_component_variance))
+        sizes.append(64 if record.epoch >= 4 else 16)
+    left = np.sqrt((signal + trace / 64) / (signal + trace / 16))
+    assert [b for b, *_ in told] == [16] * 4 + [64] * 4
+    np.testing.assert_allclose([n for _, n, _ in told], [1.0] * 4 + [left] * 4)
+    np.testing.assert_allclose([v for *_, v in told], [1e-6] * 4 + [1e-6 * left**2] * 4)
 
 
 def test_a_norm_without_any_noise_or_signal_is_left_alone() -> None:

@@ -477,3 +477,15 @@ def test_rescale_does_not_read_a_larger_batch_as_calm() -> None:
 
 def test_every_named_schedule_is_documented() -> None:
     assert all(make.__doc__ for make in SCHEDULERS.values())
+
+
+def test_a_loaded_state_brings_its_own_thresholds() -> None:
+    """Also into a rule that has measured others before."""
+    rough, calm = Deba(), Deba()
+    for rule, signals in ((rough, ROUGH), (calm, START)):
+        for epoch in range(5):
+            rule.propose(make_epoch(epoch=epoch + 1, **signals))
+    expected = calm.thresholds
+    assert rough.thresholds != expected
+    rough.load_state_dict(json.loads(json.dumps(calm.state_dict())))
+    assert rough.thresholds == expected

@@ -560,6 +560,8 @@ def test_a_list_reads_summaries_and_believes_only_those_of_the_result_beside_the
     with monkeypatch.context() as patch:
         patch.setattr("stability_probe.store.read_result", None)
         assert store.list() == [told]
-    for damage in ("", "[]", "{}", '{"result_bytes": 3}'):
+    stale = json.loads((path / "summary.json").read_text()) | {"status": "unfinished"}
+    stale["result_bytes"] += 1
+    for damage in ("", "[]", "{}", '{"result_bytes": 3}', json.dumps(stale)):
         (path / "summary.json").write_text(damage)
         assert store.list() == [told]

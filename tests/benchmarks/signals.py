@@ -1,6 +1,6 @@
 """What the gradient signals cost, and how far the mean of the measured steps is from that of all.
 
-    python -m tests.benchmarks.signals [--rounds 5] [--steps 2] [--small] [--json]
+    python -m tests.benchmarks.signals [--rounds 5] [--steps 2] [--measured N] [--small] [--json]
 
 One thread, batch 64, images of CIFAR's shape. A step with signals and one without take turns; the
 cost of an epoch follows from how many of its steps the loop measures. The error is that of the
@@ -37,7 +37,7 @@ PAPER = (
     "vit_base_patch16_224",
 )
 BATCH_SIZE = 64
-CIFAR_TRAIN = 50_000
+CIFAR_STEPS = -(-50_000 // BATCH_SIZE)
 ERROR_MODEL = "test_vit"
 
 
@@ -61,14 +61,12 @@ def step_ratio(model: str, data: Dataset, steps: int, rounds: int) -> Ratio:
     return ratio(taken["with"], taken["without"])
 
 
-def measured_share(num_train: int) -> float:
-    """Share of an epoch's steps whose gradient is measured."""
-    steps = -(-num_train // BATCH_SIZE)
-    stride = max(1, steps // MEASURED_STEPS_PER_EPOCH)
-    return -(-steps // stride) / steps
+def stride_of(measured: int) -> int:
+    """Steps of an epoch of CIFAR from one measured step to the next."""
+    return max(1, CIFAR_STEPS // measured)
 
 
-def mean_errors(model: str, data: Dataset, epochs: int = 4) -> list[float]:
+def mean_errors(model: str, data: Dataset, stride: int, epochs: int = 4) -> list[float]:
     """Relative error of the epoch-mean norm from the measured steps alone.
 
     An epoch is as many passes over `data` as make it as long as CIFAR's; one value for each of
@@ -79,16 +77,14 @@ def mean_errors(model: str, data: Dataset, epochs: int = 4) -> list[float]:
     )
     state: TrainState = make_state(config, data)
     state.model.train()
-    length = -(-CIFAR_TRAIN // BATCH_SIZE)
-    stride = max(1, length // MEASURED_STEPS_PER_EPOCH)
     errors = []
     for epoch in range(epochs):
         generator = torch.Generator().manual_seed(epoch)
         batches: list[torch.Tensor] = []
-        while len(batches) < length:
+        while len(batches) < CIFAR_STEPS:
             batches += epoch_batches(len(data.train_labels), BATCH_SIZE, generator)
-        sums = torch.zeros(length, 2)
-        for step, batch in enumerate(batches[:length]):
+        sums = torch.zeros(CIFAR_STEPS, 2)
+        for step, batch in enumerate(batches[:CIFAR_STEPS]):
             images, labels = load_batch(data, batch, state)
             train_step(state, data, images, labels, "float32", sums[step])
         norms = sums[:, 0].sqrt().numpy()
@@ -100,23 +96,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--measured", type=int, default=MEASURED_STEPS_PER_EPOCH)
     parser.add_argument("--small", action="store_true", help="tiny nets, to try the script")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     data = load_dataset("crops")
     models = ("test_resnet", "test_vit") if args.small else PAPER
-    share = measured_share(CIFAR_TRAIN)
+    stride = stride_of(args.measured)
+    share = -(-CIFAR_STEPS // stride) / CIFAR_STEPS
     rows = {}
     for model in models:
         side = {"img_size": 32}
         cost = step_ratio(model, load_dataset("digits", limit=128, **side), args.steps, args.rounds)
         rows[model] = {"step": asdict(cost), "epoch_pct": 100 * (cost.median - 1) * share}
-    errors = mean_errors(ERROR_MODEL, data)
+    errors = mean_errors(ERROR_MODEL, data, stride)
     if args.json:
         print(json.dumps({"models": rows, "measured_share": share, "mean_errors": errors}))
         return
-    print(f"measured: {100 * share:.1f} % of the steps of {CIFAR_TRAIN} samples at {BATCH_SIZE}")
+    print(
+        f"measured: {100 * share:.1f} % of the {CIFAR_STEPS} steps of CIFAR at batch {BATCH_SIZE}"
+    )
     print(f"{'model':24} {'step with / without':24} {'of an epoch':>12}")
     for model, row in rows.items():
         print(f"{model:24} {Ratio(**row['step'])!s:24} {row['epoch_pct']:+11.2f} %")
