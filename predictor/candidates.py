@@ -23,8 +23,8 @@ from sklearn.preprocessing import StandardScaler
 
 from predictor.estimator import Predictor
 from predictor.examples import Example
-from predictor.features import FEATURES, Case, replayed_time_saved_pct
-from predictor.physical import ConstantHarm, Estimates, Fitted, Paths, rehearsals
+from predictor.features import FEATURES, Case
+from predictor.physical import ConstantHarm, Estimates, Fitted, Paths, rehearsed_time_saved_pct
 
 REHEARSED = "rehearsed_time_saved"
 """A column beside `FEATURES`: time saved by the rehearsed batch sizes on the case's curve."""
@@ -148,7 +148,7 @@ def columns_of(cases: Sequence[Case], names: Sequence[str]) -> NDArray[np.float6
     index = [FEATURES.index(n) for n in names if n != REHEARSED]
     x = np.array([case.features for case in cases]).reshape(len(cases), -1)[:, index]
     if REHEARSED in names:
-        saved = [float(np.mean(replayed_time_saved_pct(rehearsals(c), c))) for c in cases]
+        saved = [float(np.mean(rehearsed_time_saved_pct(c))) for c in cases]
         x = np.column_stack([x, saved])
     return x
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -62,11 +62,11 @@ class Paths:
 
     def time_saved(self, case: Case) -> tuple[float, float]:
         """Mean on the case's curve, percent, and the share that saves enough to be a benefit."""
-        paths, shares = self.paths, np.array(self.shares)
-        if not paths:
-            paths = rehearsals(case)
-            shares = np.full(len(paths), 1 / len(paths))
-        saved = replayed_time_saved_pct(paths, case)
+        if self.paths:
+            saved, shares = replayed_time_saved_pct(self.paths, case), np.array(self.shares)
+        else:
+            saved = rehearsed_time_saved_pct(case)
+            shares = np.full(len(saved), 1 / len(saved))
         enough = float(shares @ (saved >= metrics.MIN_TIME_SAVED_PCT))
         # A sum of shares may exceed 1 in its last digit.
         return float(shares @ saved), min(1.0, enough)
@@ -96,7 +96,16 @@ class ConstantHarm:
         return self.paths.estimates(cases, harm, delta)
 
 
-@lru_cache(maxsize=4096)
+@cache
+def rehearsed_time_saved_pct(case: Case) -> NDArray[np.float64]:
+    """Time that each of `rehearsals` would save on the case's device, percent, [REHEARSALS].
+
+    Kept without limit: a fit asks once a family, and would rehearse all cases each time as soon as
+    a limit were exceeded.
+    """
+    return replayed_time_saved_pct(rehearsals(case), case)
+
+
 def rehearsals(case: Case) -> tuple[tuple[int, ...], ...]:
     """Batch sequences that DEBA may choose for a case, one a draw of the scatter."""
     return tuple(

@@ -15,6 +15,7 @@ sets of them:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -268,7 +269,8 @@ def _quantiles(
 def _mean(window: Sequence[Mapping[str, float | None]], name: str) -> float:
     """Over the epochs that have the signal (a first epoch has no variation)."""
     known = [value for epoch in window if (value := epoch[name]) is not None]
-    return float(np.mean(known)) if known else 0.0
+    # Not numpy's, which takes ten times as long for a dozen numbers.
+    return math.fsum(known) / len(known) if known else 0.0
 
 
 def _evidence(

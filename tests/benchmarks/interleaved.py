@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -24,10 +25,10 @@ class Ratio:
         return f"{self.median:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def cpu_seconds(
-    arms: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 1
+def take_turns(
+    arms: Mapping[str, Callable[[], float]], rounds: int, warm_up: int = 1
 ) -> dict[str, list[float]]:
-    """Process CPU seconds of each arm in each round; every other round in reverse order."""
+    """What each arm says it took in each round; every other round in reverse order."""
     for _ in range(warm_up):
         for arm in arms.values():
             arm()
@@ -38,12 +39,23 @@ def cpu_seconds(
     try:
         for index in range(rounds):
             for name in names if index % 2 == 0 else names[::-1]:
-                begin = time.process_time()
-                arms[name]()
-                taken[name].append(time.process_time() - begin)
+                taken[name].append(arms[name]())
     finally:
         gc.enable()
     return taken
+
+
+def cpu_seconds(
+    arms: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 1
+) -> dict[str, list[float]]:
+    """Process CPU seconds of each arm in each round; every other round in reverse order."""
+
+    def timed(arm: Callable[[], object]) -> float:
+        begin = time.process_time()
+        arm()
+        return time.process_time() - begin
+
+    return take_turns({n: partial(timed, arm) for n, arm in arms.items()}, rounds, warm_up)
 
 
 def ratio(one: list[float], other: list[float]) -> Ratio:
