@@ -75,6 +75,8 @@ class RunConfig:
     """Empty the optimizer's moments at every change of the batch."""
     channels_last: str = "auto"
     """Memory format: on, off, or auto (measured, then chosen)."""
+    compile: bool = False
+    """Train by `torch.compile`; compiling is off the clock, and an error where it fails."""
     threads: int | None = None
     """CPU threads; None leaves torch's choice."""
 
@@ -96,8 +98,9 @@ class RunConfig:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; use a name")
         if not _is_number(self.lr) or not 0 < self.lr < float("inf"):
             raise UsageError(f"lr is {self.lr!r}; use a positive number")
-        if not isinstance(self.reset_moments, bool):
-            raise UsageError(f"reset_moments is {self.reset_moments!r}; use true or false")
+        for name in ("reset_moments", "compile"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"{name} is {getattr(self, name)!r}; use true or false")
         for name in ("momentum", "weight_decay"):
             value = getattr(self, name)
             if not _is_number(value) or not 0 <= value < float("inf"):

@@ -10,15 +10,17 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from stability_probe import gradients, metrics
+from stability_probe.compiled import compiling
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset, augment, normalize
 from stability_probe.device import (
@@ -186,13 +188,13 @@ def _whole_gradient(
         if state.world.size > 1:
             return _backward_share(state, data, images, labels, precision)
         if chunks == 1:
-            return backward(state.model, state, data, images, labels, precision)
+            return backward(state.forward, state, data, images, labels, precision)
         total = torch.zeros((), device=state.device)
         for some, theirs in zip(
             torch.tensor_split(images, chunks), torch.tensor_split(labels, chunks), strict=True
         ):
             share = len(theirs) / len(labels)
-            total += share * backward(state.model, state, data, some, theirs, precision, share)
+            total += share * backward(state.forward, state, data, some, theirs, precision, share)
         return total
     except RuntimeError as error:
         if not accumulate or not is_out_of_memory(error):
@@ -225,7 +227,7 @@ def _backward_share(
     world, mine = state.world, state.world.share(labels)
     weight = len(mine) * world.size / len(labels)
     own = world.share(images)
-    return backward(state.parallel, state, data, own, mine, precision, weight)
+    return backward(state.forward, state, data, own, mine, precision, weight)
 
 
 def num_micro_batches(batch_size: int, largest: int | None) -> int:
@@ -239,7 +241,7 @@ def num_micro_batches(batch_size: int, largest: int | None) -> int:
 
 
 def backward(
-    model: nn.Module,
+    model: Callable[[Tensor], Tensor],
     state: TrainState,
     data: Dataset,
     images: Tensor,
@@ -327,11 +329,9 @@ def measure_noise_scale(
     order = torch.randperm(
         len(data.train_labels), generator=_generator(config.stream_seed, draw, "noise")
     )
-    buffers = [b.clone() for b in state.model.buffers()]
-    state.model.train()
     small: list[Tensor] = []
     mean: list[Tensor] = []
-    with torch.random.fork_rng(devices=[]):
+    with _left_alone(state):
         for batch in torch.split(order[: count * size], size):
             state.optimizer.zero_grad(set_to_none=True)
             images, labels = load_batch(data, batch, state)
@@ -343,18 +343,48 @@ def measure_noise_scale(
             else:
                 mean = list(torch._foreach_div(grads, count))
     big = gradients.squared_norm(mean)
+    norms = torch.stack(small).tolist()
+    return metrics.noise_scale(norms, big.item(), size, time_s=time.perf_counter() - begin)
+
+
+@contextmanager
+def _left_alone(state: TrainState) -> Iterator[None]:
+    """Training mode for passes that leave buffers, gradients and random state as they were."""
+    buffers = [b.clone() for b in state.model.buffers()]
+    state.model.train()
+    with torch.random.fork_rng(devices=[]):
+        yield
     state.optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
         for buffer, saved in zip(state.model.buffers(), buffers, strict=True):
             buffer.copy_(saved)
-    norms = torch.stack(small).tolist()
-    return metrics.noise_scale(norms, big.item(), size, time_s=time.perf_counter() - begin)
+
+
+def _compile_for_epoch(state: TrainState, data: Dataset, config: RunConfig) -> float:
+    """Meet every size of the next epoch once, so that none compiles on its clock; seconds taken."""
+    begin = time.perf_counter()
+    batches = epoch_batches(len(data.train_labels), state.batch_size, torch.Generator())
+    sizes = {
+        len(part)
+        for batch in batches
+        for part in batch.tensor_split(num_micro_batches(len(batch), state.micro_batch_size))
+    }
+    new = sorted(sizes - state.compiled_sizes)
+    if not new:
+        return 0.0
+    with compiling(config.model), _left_alone(state):
+        for size in new:
+            images, labels = load_batch(data, torch.arange(size), state)
+            backward(state.forward, state, data, images, labels, config.precision)
+    state.compiled_sizes.update(new)
+    return time.perf_counter() - begin
 
 
 def _train_epoch(
     state: TrainState, data: Dataset, config: RunConfig, epoch: int, stop: Callable[[], bool]
 ) -> dict[str, Any]:
     """The timed part of an epoch; statistics stay on the device until its end."""
+    compile_s = _compile_for_epoch(state, data, config) if config.compile else 0.0
     lr = learning_rate(config, epoch, state.batch_size)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
@@ -400,6 +430,7 @@ def _train_epoch(
         "loss": loss_mean,
         "time_s": wall,
         "cpu_s": cpu,
+        "compile_s": compile_s,
         "peak_memory_bytes": peak_memory(state.device),
         **statistics,
     }

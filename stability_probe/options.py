@@ -79,6 +79,7 @@ TRAINING: Sequence[click.Option] = (
     field_option("lr_schedule", "Learning rate over the epochs."),
     field_option("lr_rule", "How the learning rate follows the batch size."),
     field_option("channels_last", "Memory format; auto measures, then chooses."),
+    _flag("Train by torch.compile; its own cost is told apart.", "--compile"),
     field_option("threads", "CPU threads.", unset="torch's choice"),
 )
 SCHEDULER_ARG = click.Option(

@@ -58,7 +58,7 @@ def characterize(
         num_train = len(dataset.train_labels)
         largest = config.max_batch_size or default_max_batch_size(num_train, config.batch_size)
         sizes = curve_batch_sizes(config.batch_size, largest)
-        progress.start("throughput", 3 * len(sizes))
+        progress.start("throughput", len(sizes))
         curve = measure_throughput(resolved, dataset, sizes, choice, progress)
         return _characterization(resolved, seeds, dataset, windows, curve, largest)
 
@@ -113,4 +113,4 @@ def _characterization(
 def _epoch_s(record: EpochRecord) -> float:
     """Everything an epoch of the window cost."""
     noise_s = record.noise.time_s if record.noise else 0.0
-    return record.time_s + record.eval_s + noise_s
+    return record.time_s + record.eval_s + record.compile_s + noise_s

@@ -86,6 +86,8 @@ class EpochRecord:
     """Process CPU seconds of training, all threads."""
     eval_s: float = 0.0
     """Wall-clock seconds of the evaluation that followed."""
+    compile_s: float = 0.0
+    """Wall-clock seconds of compilation before the epoch, off its clock."""
     noise: NoiseScaleRecord | None = None
     """Measured at the end of the window, and wherever the schedule asks for it."""
     grad_component_variance_last: float | None = None
@@ -149,6 +151,11 @@ class RunResult:
     @property
     def cpu_s(self) -> float:
         return sum(e.cpu_s for e in self.epochs)
+
+    @property
+    def compile_s(self) -> float:
+        """Off the clock: not in `time_s`."""
+        return sum(e.compile_s for e in self.epochs)
 
     @property
     def updates(self) -> int:

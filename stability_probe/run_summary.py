@@ -34,6 +34,8 @@ def run_table(r: RunResult) -> Group:
         lines.append(
             f", final accuracy {100 * r.final_accuracy:.2f} %, loss {r.epochs[-1].loss:.4f}"
         )
+    if r.compile_s:
+        lines.append(f"\ncompilation took {r.compile_s:.0f} s more, which no epoch's time contains")
     lines.append(_split_words(r))
     changes = [e for e in r.epochs if e.action != "hold"]
     table = Table(box=None, pad_edge=False)

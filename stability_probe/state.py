@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from stability_probe.compiled import compile_model
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset
 from stability_probe.device import resolve_device
@@ -42,8 +44,8 @@ class TrainState:
     """Everything that training changes; consistent whenever `train` has yielded or stopped."""
 
     model: nn.Module
-    parallel: nn.Module
-    """The model as it is called in training: itself, or wrapped for several processes."""
+    forward: Callable[[Tensor], Tensor]
+    """The model as it is called in training: itself, compiled, or wrapped for several processes."""
     world: World
     optimizer: torch.optim.Optimizer
     scheduler: BatchScheduler
@@ -56,6 +58,8 @@ class TrainState:
     previous: EpochRecord | None
     micro_batch_size: int | None = None
     """Largest micro-batch after memory ran out; None while every batch has fitted."""
+    compiled_sizes: set[int] = field(default_factory=set)
+    """Micro-batches that the compiled model has seen in this process."""
     partial: PartialEpoch | None = None
     """The epoch under way, where training stopped within one."""
 
@@ -83,7 +87,7 @@ def make_state(config: RunConfig, dataset: Dataset, world: World | None = None) 
     learning_rate(config, 1, config.batch_size)
     return TrainState(
         model=model,
-        parallel=world.wrap(model),
+        forward=compile_model(model) if config.compile else world.wrap(model),
         world=world,
         optimizer=make_optimizer(model, config),
         scheduler=make_scheduler(config, len(dataset.train_labels)),
@@ -106,6 +110,8 @@ def _check_batch(config: RunConfig, model: nn.Module, num_train: int, world: Wor
             f"batch {config.batch_size} leaves {world.size} processes fewer than 2 samples each; "
             f"use -b {2 * world.size} or more, or fewer processes"
         )
+    if world.size > 1 and config.compile:
+        raise UsageError("several processes train eagerly; leave --compile out")
     if config.batch_size == 1 and normalization(model) in ("batch", "mixed"):
         raise UsageError(
             f"{config.model} has BatchNorm, which cannot train on a batch of 1; use -b 2 or more"

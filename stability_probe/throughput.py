@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from stability_probe.compiled import compiling
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset
 from stability_probe.device import free_memory, is_out_of_memory, synchronize
@@ -21,7 +23,11 @@ from stability_probe.records import ThroughputCurve, ThroughputPoint
 from stability_probe.state import TrainState, make_state
 
 ROUNDS = 3
-"""Every size is timed this many times, sizes interleaved, so that a drift hits all alike."""
+"""Memory formats are timed this many times, taking turns, so that a drift hits both alike."""
+MIN_ROUNDS, MAX_ROUNDS = 2, 5
+"""So often is a size timed, all sizes taking turns, until its timings agree."""
+SETTLED_SPREAD = 0.05
+"""Timings agree when the largest exceeds the smallest by no more than this, of their median."""
 MIN_TIMING_S = 0.15
 """One timing repeats steps for at least this long."""
 BUSY_SPREAD = 0.25
@@ -71,10 +77,13 @@ def measure_throughput(
         if stopped_by is not None:
             break
         timings[size] = []
-    for _ in range(ROUNDS):
+    for round_number in range(1, MAX_ROUNDS + 1):
         for size, seconds in timings.items():
+            if _settled(seconds):
+                continue
             seconds.append(_time_step(state, data, config, size))
-            progress.step(f"batch {size}: {size / seconds[-1]:.0f} samples/s")
+            if _settled(seconds) or round_number == MAX_ROUNDS:
+                progress.step(f"batch {size}: {_point(size, seconds).samples_per_s:.0f} samples/s")
     points = tuple(_point(size, seconds) for size, seconds in timings.items())
     return ThroughputCurve(
         points=points,
@@ -104,7 +113,7 @@ def choose_memory_format(config: RunConfig, dataset: Dataset) -> MemoryFormatCho
         for size in sizes:
             for flag, state in states.items():
                 if round_number == 0:
-                    _steps(state, data, config, size, 1)
+                    _warm_up(state, data, config, size)
                 timing = _time_step(state, data, config, size)
                 seconds.setdefault((flag, size), []).append(timing)
     gains = [min(seconds["off", s]) / min(seconds["on", s]) for s in sizes]
@@ -118,12 +127,19 @@ def _with_format(config: RunConfig, flag: str) -> RunConfig:
     return RunConfig.from_dict({**config.to_dict(), "channels_last": flag})
 
 
+def _settled(seconds: list[float]) -> bool:
+    return len(seconds) >= MIN_ROUNDS and _spread(seconds) <= SETTLED_SPREAD
+
+
+def _spread(seconds: list[float]) -> float:
+    return float((max(seconds) - min(seconds)) / np.median(seconds))
+
+
 def _point(size: int, seconds: list[float]) -> ThroughputPoint:
-    median = float(np.median(seconds))
     return ThroughputPoint(
         batch_size=size,
-        samples_per_s=size / median,
-        spread=(max(seconds) - min(seconds)) / median,
+        samples_per_s=size / float(np.median(seconds)),
+        spread=_spread(seconds),
     )
 
 
@@ -150,10 +166,16 @@ def _steps(state: TrainState, data: Dataset, config: RunConfig, size: int, count
     return time.perf_counter() - begin
 
 
+def _warm_up(state: TrainState, data: Dataset, config: RunConfig, size: int) -> None:
+    """One step at this size, so that nothing is set up or compiled on the clock."""
+    with compiling(config.model) if config.compile else nullcontext():
+        _steps(state, data, config, size, 1)
+
+
 def _fits(state: TrainState, data: Dataset, config: RunConfig, size: int, *, first: bool) -> bool:
     """Whether one warm-up step at this size has enough memory."""
     try:
-        _steps(state, data, config, size, 1)
+        _warm_up(state, data, config, size)
     except RuntimeError as error:
         if first or not is_out_of_memory(error):
             raise

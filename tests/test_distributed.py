@@ -229,4 +229,4 @@ def test_one_process_is_a_world_of_its_own() -> None:
     assert world.leader
     assert world.lead(lambda: 3) == 3
     state = make_state(CONFIG, blobs())
-    assert state.parallel is state.model
+    assert state.forward is state.model

@@ -42,13 +42,26 @@ def fake_clock(monkeypatch: pytest.MonkeyPatch, seconds: dict[int, list[float]])
 
 
 def test_the_median_round_counts_and_a_spread_means_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_clock(monkeypatch, {16: [0.1, 0.2, 0.4], 32: [0.2, 0.2, 0.2]})
+    fake_clock(monkeypatch, {16: [0.1, 0.2, 0.4, 0.2, 0.3], 32: [0.2, 0.2]})
     curve = measure_throughput(CONFIG, blobs(), [16, 32], CHOICE)
     assert [p.samples_per_s for p in curve.points] == [pytest.approx(80), pytest.approx(160)]
-    assert curve.points[0].spread == pytest.approx(1.5)
+    assert curve.points[0].spread == pytest.approx(1.5)  # the median is 0.2
     assert curve.busy
-    fake_clock(monkeypatch, {16: [0.1, 0.1, 0.1], 32: [0.2, 0.2, 0.2]})
+    fake_clock(monkeypatch, {16: [0.1, 0.1], 32: [0.2, 0.2]})
     assert not measure_throughput(CONFIG, blobs(), [16, 32], CHOICE).busy
+
+
+def test_a_size_is_timed_until_its_timings_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clocks have no more to give: one timing too many would raise."""
+    seconds = {16: [0.100, 0.104], 32: [0.2, 0.22, 0.21, 0.2, 0.21], 64: [0.3, 0.3]}
+    fake_clock(monkeypatch, seconds)
+    curve = measure_throughput(CONFIG, blobs(), [16, 32, 64], CHOICE)
+    assert [p.samples_per_s for p in curve.points] == [
+        pytest.approx(16 / 0.102),
+        pytest.approx(32 / 0.21),
+        pytest.approx(64 / 0.3),
+    ]
+    assert curve.points[1].spread == pytest.approx(0.02 / 0.21)
 
 
 @pytest.mark.parametrize(
