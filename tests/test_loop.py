@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stability_probe import loop, metrics
 from stability_probe.config import RunConfig
@@ -84,6 +85,37 @@ def test_an_epoch_is_that_of_a_plain_loop() -> None:
     mean_variance = sum(variances) / len(variances)
     assert record.grad_component_variance == pytest.approx(mean_variance, rel=1e-4)
     assert (record.updates, record.samples, record.num_measured_steps) == (6, 97, 6)
+
+
+class Reads(TorchDispatchMode):
+    """Counts what makes the host wait for the device: reading a number, copying to the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        waits = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        self.count += func in waits
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_with_signals_waits_for_no_number() -> None:
+    """On a device that computes on its own, as a GPU does, each would stall it."""
+    dataset = blobs()
+    state = make_state(CONFIG, dataset)
+    state.model.train()
+    sums = torch.zeros(2)
+    with Reads() as reads:
+        images, labels = loop.load_batch(dataset, torch.arange(16), state, torch.Generator())
+        loss = loop.train_step(state, dataset, images, labels, "float32", sums)
+    assert reads.count == 0
+    assert sums[0] > 0
+    with Reads() as reads:
+        loss.item()
+    assert reads.count == 1
 
 
 def test_evaluation_is_the_plain_mean_and_changes_nothing() -> None:
