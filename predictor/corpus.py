@@ -7,7 +7,6 @@ import dataclasses
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -17,6 +16,7 @@ from typing import Any
 from predictor.features import family
 from stability_probe import metrics
 from stability_probe.errors import MissingError
+from stability_probe.folders import data_home
 from stability_probe.records import (
     ModelSize,
     Profile,
@@ -207,9 +207,8 @@ def make_row(
 
 
 def own_corpus_path() -> Path:
-    """Where a user's own rows are kept: $XDG_DATA_HOME/stability-probe/corpus.csv."""
-    home = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return Path(home) / "stability-probe" / "corpus.csv"
+    """Where a user's own rows are kept, below `data_home`."""
+    return data_home() / "corpus.csv"
 
 
 def corpus_path() -> Path:

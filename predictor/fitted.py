@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from predictor.corpus import CORPUS_READING, corpus_path, load_corpus, own_corpu
 from predictor.features import FEATURES, Case
 from predictor.physical import CHOSEN, ConstantHarm, Estimates, Intervals, Paths
 from stability_probe.errors import MissingError, RunError
+from stability_probe.folders import cache_home
 from stability_probe.store import write_text
 
 _FORMAT = 1
@@ -174,5 +174,4 @@ def _key(paths: Sequence[Path]) -> str:
 
 
 def _cache_path(key: str) -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(home) / "stability-probe" / f"fitted-{key[:16]}.json"
+    return cache_home() / f"fitted-{key[:16]}.json"

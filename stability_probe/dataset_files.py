@@ -7,13 +7,13 @@ Every reader answers a file that is absent, cut short or not what its name says 
 from __future__ import annotations
 
 import gzip
-import os
 import pickle
 import socket
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
@@ -23,10 +23,35 @@ import torch
 from torch import Tensor
 
 from stability_probe.errors import MissingError
+from stability_probe.folders import cache_home
 from stability_probe.labelled_images import LabelledImages
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package ``dataset-fashion-mnist`` puts its files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFiles:
+    """Where a published data set's files lie, and how they are told."""
+
+    folder: str
+    """Of the published archive, inside a folder of data sets."""
+    markers: tuple[str, ...]
+    """Files, one of which must be there."""
+    usual: tuple[Path, ...] = ()
+    """Folders to look in first."""
+
+
+# The training file tells: a folder that merely holds something called "test" is not it.
+FILES = {
+    "fashion-mnist": DataFiles(
+        folder="FashionMNIST/raw",
+        markers=("train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"),
+        usual=(DEBIAN_FASHION_MNIST,),
+    ),
+    "cifar10": DataFiles(folder="cifar-10-batches-py", markers=("data_batch_1",)),
+    "cifar100": DataFiles(folder="cifar-100-python", markers=("train",)),
+}
 
 _MAX_IDX_BYTES = 2**28  # Fashion-MNIST needs 47 million; more is a damaged header
 _DOWNLOAD_TIMEOUT_S = 20.0
@@ -34,20 +59,14 @@ _DOWNLOAD_TIMEOUT_S = 20.0
 
 def read_fashion_mnist(data_dir: str | None) -> LabelledImages:
     """Fashion-MNIST from IDX files, plain or gzipped: grey, 28 × 28, ten classes."""
-    folder = _find_folder(
-        "fashion-mnist",
-        data_dir,
-        ("FashionMNIST/raw",),
-        ("train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"),
-        usual=(DEBIAN_FASHION_MNIST,),
-    )
+    folder = find_files("fashion-mnist", data_dir)
     if folder is None:
         from torchvision.datasets import FashionMNIST
 
         url = FashionMNIST.mirrors[0]
         folder = _download(
             "fashion-mnist",
-            "FashionMNIST/raw",
+            FILES["fashion-mnist"].folder,
             [(url + name, name, md5) for name, md5 in FashionMNIST.resources],
             "apt-get install dataset-fashion-mnist, or give --data-dir DIR",
         )
@@ -60,18 +79,17 @@ def read_fashion_mnist(data_dir: str | None) -> LabelledImages:
 
 def read_cifar(num_classes: int, data_dir: str | None) -> LabelledImages:
     """CIFAR-10 or CIFAR-100 (`num_classes`) in its Python version: colour, 32 × 32."""
-    base = f"cifar-{num_classes}-python" if num_classes == 100 else "cifar-10-batches-py"
+    name = f"cifar{num_classes}"
     train = ("train",) if num_classes == 100 else tuple(f"data_batch_{i}" for i in range(1, 6))
     test = "test" if num_classes == 100 else "test_batch"
-    # The training file comes first: a folder that merely holds something called "test" is not it.
-    folder = _find_folder(f"cifar{num_classes}", data_dir, (base,), (train[0],))
+    folder = find_files(name, data_dir)
     if folder is None:
         from torchvision.datasets import CIFAR10, CIFAR100
 
         source = CIFAR100 if num_classes == 100 else CIFAR10
         folder = _download(
-            f"cifar{num_classes}",
-            base,
+            name,
+            FILES[name].folder,
             [(source.url, source.filename, source.tgz_md5)],
             f"give --data-dir DIR with {source.filename} unpacked in it",
         )
@@ -87,32 +105,30 @@ def read_cifar(num_classes: int, data_dir: str | None) -> LabelledImages:
     )
 
 
-def _find_folder(
-    title: str,
-    data_dir: str | None,
-    inside: Sequence[str],
-    markers: Sequence[str],
-    usual: Iterable[Path] = (),
-) -> Path | None:
-    """First folder that holds one of the files `markers`; None means it may be downloaded."""
+def find_files(name: str, data_dir: str | None) -> Path | None:
+    """The folder that holds the files of a set in `FILES`; None means they may be downloaded.
+
+    Raises `MissingError` when they are not in the folder that was given.
+    """
+    files = FILES[name]
     if data_dir is None:
-        candidates = [*usual, *(_cache_dir() / name for name in inside)]
+        candidates = [*files.usual, _cache_dir() / files.folder]
     else:
         given = Path(data_dir).expanduser()
-        candidates = [*(given / name for name in inside), given]
+        candidates = [given / files.folder, given]
     for folder in candidates:
-        if any((folder / marker).is_file() for marker in markers):
+        if any((folder / marker).is_file() for marker in files.markers):
             return folder
     if data_dir is None:
         return None
     raise MissingError(
-        f"{title}: no {markers[0]} in {' or '.join(map(str, candidates))}; "
+        f"{name}: no {files.markers[0]} in {' or '.join(map(str, candidates))}; "
         "use --data-dir with the folder that holds it"
     )
 
 
 def _cache_dir() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "probe" / "data"
+    return cache_home() / "data"
 
 
 def _download(title: str, base: str, archives: Sequence[tuple[str, str, str]], advice: str) -> Path:

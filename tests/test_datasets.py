@@ -42,7 +42,8 @@ def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setattr(torchvision_utils, "download_and_extract_archive", refuse)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(dataset_files, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
+    files = dataclasses.replace(dataset_files.FILES["fashion-mnist"], usual=(tmp_path / "debian",))
+    monkeypatch.setitem(dataset_files.FILES, "fashion-mnist", files)
 
 
 def one_line(error: pytest.ExceptionInfo[ProbeError]) -> str:
@@ -353,7 +354,9 @@ def test_download_lands_whole_in_the_cache(tmp_path: Path, monkeypatch: pytest.M
     for _ in range(2):
         assert len(load_dataset("cifar10").train_labels) == 50
     assert fetched == [("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a")]
-    assert [p.name for p in (tmp_path / "cache/probe/data").iterdir()] == ["cifar-10-batches-py"]
+    assert [p.name for p in (tmp_path / "cache/stability-probe/data").iterdir()] == [
+        "cifar-10-batches-py"
+    ]
 
 
 def test_fashion_download_takes_four_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,7 +369,9 @@ def test_fashion_download_takes_four_files(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(torchvision_utils, "download_and_extract_archive", fetch)
     assert len(load_dataset("fashion-mnist").train_labels) == 30
     assert len(fetched) == 4
-    assert (tmp_path / "cache/probe/data/FashionMNIST/raw/t10k-labels-idx1-ubyte.gz").is_file()
+    assert (
+        tmp_path / "cache/stability-probe/data/FashionMNIST/raw/t10k-labels-idx1-ubyte.gz"
+    ).is_file()
 
 
 # --- folders -----------------------------------------------------------------------------
