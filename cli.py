@@ -20,12 +20,14 @@ from stability_probe.options import (
     COMMON,
     CORPUS_IN,
     CORPUS_OUT,
+    DATA_DIR,
     DRY_RUN,
     EVALUATION_PLOTS,
     EXECUTOR,
     FITTED_OUT,
     JOBS,
     MODEL,
+    PATTERN,
     PLOT,
     POLICY,
     ROOT,
@@ -35,6 +37,7 @@ from stability_probe.options import (
     SCHEDULE,
     SCHEDULER_ARG,
     SCHEDULERS,
+    SHELL,
     STORED,
     SWEEP,
     TRAINING,
@@ -287,6 +290,92 @@ def runs(**options: Any) -> None:
         lambda: run_summary.runs_json(stored),
         lambda: run_summary.runs_table(stored),
     )
+
+
+@probe.command(params=[PATTERN, *COMMON])
+def models(**options: Any) -> None:
+    """List the models, or those like PATTERN (*vit*).
+
+    Your own are named package.module:callable.
+    """
+    from stability_probe.catalogue import matching
+    from stability_probe.models import model_names
+    from stability_probe.terminal import print_result
+
+    names = matching(model_names(), options["pattern"])
+    print_result(
+        options["json"], lambda: {"schema_version": 1, "models": names}, lambda: "\n".join(names)
+    )
+
+
+@probe.command(params=[DATA_DIR, *COMMON])
+def data(**options: Any) -> None:
+    """List the data sets, and where their files lie.
+
+    Your own are named folder:PATH or package.module:callable.
+    """
+    from stability_probe import machine_summary
+    from stability_probe.doctor import data_places
+    from stability_probe.terminal import print_result
+
+    places = data_places(options["data_dir"])
+    print_result(
+        options["json"],
+        lambda: {"schema_version": 1, "data": places},
+        lambda: machine_summary.places_table(places),
+    )
+
+
+@probe.command(params=[PATTERN, *COMMON])
+def schedulers(**options: Any) -> None:
+    """List the batch schedules and their arguments, or those like PATTERN.
+
+    Your own are named package.module:callable.
+    """
+    from stability_probe import machine_summary
+    from stability_probe.catalogue import schedules
+    from stability_probe.records import to_plain
+    from stability_probe.terminal import print_result
+
+    found = schedules(options["pattern"])
+    print_result(
+        options["json"],
+        lambda: {"schema_version": 1, "schedulers": to_plain(found)},
+        lambda: machine_summary.schedules_table(found),
+    )
+
+
+@probe.command(params=[DATA_DIR, ROOT, *COMMON])
+def doctor(**options: Any) -> None:
+    """Examine this machine: versions, devices, data, disk.
+
+    Paste its output into a report. Exits 4 when something will not work.
+    """
+    from stability_probe import machine_summary
+    from stability_probe.doctor import examine
+    from stability_probe.records import to_plain
+    from stability_probe.terminal import print_result
+
+    found = examine(Path(options["output"]), options["data_dir"])
+    print_result(
+        options["json"],
+        lambda: {"schema_version": 1, **to_plain(found)},
+        lambda: machine_summary.examination_text(found),
+    )
+    if found.problems:
+        click.get_current_context().exit(4)
+
+
+@probe.command(params=[SHELL])
+def completion(shell: str) -> None:
+    """Print what makes a shell complete commands and flags.
+
+    bash: eval "$(probe completion bash)" in ~/.bashrc; zsh likewise; fish: pipe it into source.
+    """
+    from click.shell_completion import get_completion_class
+
+    made = get_completion_class(shell)
+    click.echo(made(probe, {}, "probe", "_PROBE_COMPLETE").source() if made else "")
 
 
 @probe.command(params=[SWEEP, JOBS, EXECUTOR, DRY_RUN, ROOT, *COMMON])

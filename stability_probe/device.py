@@ -90,7 +90,7 @@ def use_threads(threads: int | None) -> Iterator[None]:
 
 def describe_environment(device: torch.device) -> dict[str, str]:
     """Versions, device and threads, for the record of a measurement."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     return {
         "device_name": name,
         "threads": str(torch.get_num_threads()),
@@ -98,12 +98,13 @@ def describe_environment(device: torch.device) -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda or "" if device.type == "cuda" else "",
-        **{package: _version(package) for package in ("torchvision", "timm")},
-        "probe": _version("stability-probe"),
+        **{name: package_version(name) or "unknown" for name in ("torchvision", "timm")},
+        "probe": package_version("stability-probe") or "unknown",
     }
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """As the system calls it."""
     try:
         with open("/proc/cpuinfo") as file:
             names = [line.split(":", 1)[1].strip() for line in file if "model name" in line]
@@ -112,8 +113,9 @@ def _cpu_name() -> str:
     return names[0] if names else platform.machine()
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str | None:
+    """Of an installed distribution; None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
-        return "unknown"
+        return None

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from stability_probe.errors import ProbeError
 from stability_probe.launch import follows, processes
-from stability_probe.settings import near
+from stability_probe.settings import near, shown_settings
 
 EXIT_CODES = """\b
 Exit codes:
@@ -44,6 +44,9 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         verbose = ctx.params.get("verbose", False)
+        if ctx.params.pop("show_config", False):
+            click.echo(shown_settings(ctx))
+            return None
         if processes() > 1 and self.name not in _FOR_SEVERAL:
             raise click.UsageError(f"torchrun starts one run only; use probe {self.name} without")
         try:

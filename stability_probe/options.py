@@ -58,14 +58,17 @@ def folder_option(about: str, *names: str, default: str = "probe-runs") -> click
 
 
 MODEL = click.Argument(["model"])
+PATTERN = click.Argument(["pattern"], required=False)
+SHELL = click.Argument(["shell"], type=click.Choice(("bash", "zsh", "fish")))
 SWEEP = click.Argument(["sweep"], metavar="FILE.toml")
 RUN = click.Argument(["run"], metavar="RUN_ID|FILE.json")
 RUN_IDS = click.Argument(["run_ids"], metavar="RUN_ID...", nargs=-1, required=True)
 CHARACTERIZATION = click.Argument(["characterization"], metavar="FILE.json")
 STORED = click.Argument(["stored"], metavar="RUN_ID|FILE.json")
+DATA_DIR = field_option("data_dir", "Where data sets lie.", unset="the usual places")
 TRAINING: Sequence[click.Option] = (
     field_option("data", "Data set, folder:PATH or package.module:callable."),
-    field_option("data_dir", "Where data sets lie.", unset="the usual places"),
+    DATA_DIR,
     field_option("limit", "Train and test on at most so many samples.", unset="all"),
     field_option("img_size", "Side of the input in pixels.", unset="32; 224 for folder:PATH"),
     field_option("batch_size", "Samples per update at the start.", "-b"),
@@ -119,6 +122,7 @@ COMMON: Sequence[click.Option] = (
     _flag("No progress, no notes.", "-q", "--quiet"),
     _flag("Progress also in logs; tracebacks of errors.", "-v", "--verbose"),
     _flag("No progress.", "--no-progress"),
+    _flag("Print the settings and where each comes from; do nothing.", "--show-config"),
 )
 # Named output: PROBE_OUTPUT and the file's `output` are the stored runs in every command.
 RUNS = folder_option("Folder of the stored runs.", "--runs", "output")

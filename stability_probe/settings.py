@@ -22,6 +22,7 @@ from stability_probe.config import RunConfig
 
 FIELDS = {field.name: field for field in dataclasses.fields(RunConfig)}
 MAX_SEEDS = 1000
+_NOT_SHOWN = ("config", "json")
 
 # The run calls it window_epochs, since it also has a window of decisions; a flag need not.
 FIELD_OF_FLAG = {"window": "window_epochs", "scheduler_arg": "scheduler_args"}
@@ -153,6 +154,45 @@ def read_settings(path: Path, options: Mapping[str, click.Option]) -> dict[str, 
             raise click.UsageError(f"{path}: {key!r} is set twice, with - and with _")
         values[name] = _checked(f"{path}: {key}", value, options[name])
     return values
+
+
+_SOURCES = {
+    ParameterSource.COMMANDLINE: "typed",
+    ParameterSource.ENVIRONMENT: "environment",
+    ParameterSource.DEFAULT_MAP: "file",
+}
+
+
+def shown_settings(ctx: click.Context) -> str:
+    """Every setting of a command as TOML that `-C` reads, with where it comes from.
+
+    As JSON where that is asked for: an object of value and source by setting.
+    """
+    told = {
+        option.name: (ctx.params[option.name], _SOURCES.get(source, "default"))
+        for option in ctx.command.params
+        if isinstance(option, click.Option)
+        and option.name in ctx.params
+        and option.name not in _NOT_SHOWN
+        and (source := ctx.get_parameter_source(option.name)) is not None
+    }
+    if ctx.params.get("json"):
+        settings = {name: {"value": v, "source": origin} for name, (v, origin) in told.items()}
+        return json.dumps({"schema_version": 1, "settings": settings}, indent=2)
+    lines = []
+    for name, (value, origin) in told.items():
+        key = str(name).replace("_", "-")
+        # TOML has no word for what is not set.
+        setting = f"# {key} is not set" if value is None else f"{key} = {_toml(value)}"
+        lines.append(f"{setting}  # {origin}" if value is not None else setting)
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    """JSON's scalars and lists are TOML's; a table has = in place of the colon."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+    return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
 def _checked(where: str, value: Any, option: click.Option) -> Any:

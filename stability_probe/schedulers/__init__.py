@@ -59,9 +59,9 @@ def make_scheduler(config: RunConfig, num_train: int) -> BatchScheduler:
     `deba` also takes `reading`, a name of `READINGS` that its other arguments override.
     Raises `UsageError` for an unknown schedule or argument, naming the nearest.
     """
-    arguments = {**_defaults(config), **config.scheduler_args}
+    arguments = {**default_arguments(config), **config.scheduler_args}
     if config.scheduler == "deba":
-        arguments.pop("reading", None)  # a name for what `_defaults` has spelled out
+        arguments.pop("reading", None)  # a name for what `default_arguments` has spelled out
     cooldown = arguments.pop("cooldown", None)
     rule = _make_rule(config.scheduler, arguments)
     if cooldown is None:
@@ -80,7 +80,7 @@ def make_scheduler(config: RunConfig, num_train: int) -> BatchScheduler:
     return BoundedScheduler(rule, limits, cooldown)
 
 
-def _defaults(config: RunConfig) -> dict[str, Any]:
+def default_arguments(config: RunConfig) -> dict[str, Any]:
     """Arguments that follow from the run where they are not given."""
     if config.scheduler == "deba":
         reading = config.scheduler_args.get("reading", DEFAULT_READING)

@@ -59,9 +59,10 @@ DEFAULT_READING = "eager"
 
 
 class Deba:
-    """One reading of DEBA: by default `mild`; `make_scheduler` knows the others by name.
+    """Grows the batch while the gradients are calm, rolls back when they spike.
 
-    Raises `UsageError` for parameters that cannot work.
+    One reading of DEBA: by default `mild`; `make_scheduler` knows the others by name. Raises
+    `UsageError` for parameters that cannot work.
 
     window: epochs in the sliding window (paper: 15); None keeps the full history.
     growth, shrink: factors of increase and rollback (paper: 1.5, 0.8).
