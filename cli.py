@@ -26,6 +26,7 @@ from stability_probe.options import (
     EXECUTOR,
     FITTED_OUT,
     JOBS,
+    LOG,
     MODEL,
     PATTERN,
     PLOT,
@@ -74,7 +75,7 @@ def probe() -> None:
     """
 
 
-@probe.command(params=[MODEL, *TRAINING, seeds_option("0"), ROOT, *COMMON])
+@probe.command(params=[MODEL, *TRAINING, seeds_option("0"), ROOT, LOG, *COMMON])
 def characterize(**options: Any) -> None:
     """Probe MODEL: will an adaptive batch pay off?
 
@@ -102,7 +103,7 @@ def characterize(**options: Any) -> None:
         click.echo(f"kept; draw it with: probe plot {shlex.quote(str(path))}", err=True)
 
 
-@probe.command(params=[MODEL, *TRAINING, *SCHEDULE, ROOT, *COMMON])
+@probe.command(params=[MODEL, *TRAINING, *SCHEDULE, ROOT, LOG, *COMMON])
 def run(**options: Any) -> None:
     """Train MODEL once, in full.
 
@@ -124,7 +125,7 @@ def run(**options: Any) -> None:
         raise RunError(f"the loss became non-finite in epoch {epoch}; use a smaller --lr")
 
 
-@probe.command(params=[MODEL, *TRAINING, seeds_option("0,1,2"), ROOT, *COMMON])
+@probe.command(params=[MODEL, *TRAINING, seeds_option("0,1,2"), ROOT, LOG, *COMMON])
 def validate(**options: Any) -> None:
     """Check the prediction by full runs of MODEL.
 

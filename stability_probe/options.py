@@ -109,6 +109,11 @@ SCHEDULE: Sequence[click.Option] = (
     _flag("Empty the optimizer's moments when the batch changes.", "--reset-moments"),
     *POLICY,
 )
+LOG = click.Option(
+    ["--log"],
+    type=click.Choice(("tensorboard", "mlflow", "wandb")),
+    help="Also send every epoch to this tracker (an extra of the same name).",
+)
 ROOT = folder_option("Folder of the stored runs.", "-o", "--output")
 COMMON: Sequence[click.Option] = (
     click.Option(

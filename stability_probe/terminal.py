@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -145,11 +146,21 @@ def make_progress(
 
 @contextmanager
 def watching(options: Mapping[str, Any]) -> Iterator[Progress]:
-    """`make_progress` of a command's options, gone before a result or an error is printed."""
+    """`make_progress` of a command's options, gone before a result or an error is printed.
+
+    With the option `log`, epochs also go to that tracker.
+    """
     progress = make_progress(options["quiet"], options["no_progress"], options["verbose"])
+    tracked = None
+    if options.get("log") and not follows():
+        from stability_probe.trackers import Tracked, make_opener
+
+        tracked = Tracked(progress, make_opener(options["log"], Path(options["output"])))
     try:
-        yield progress
+        yield tracked or progress
     finally:
+        if tracked is not None:
+            tracked.close()
         if isinstance(progress, TerminalProgress):
             progress.close()
 
