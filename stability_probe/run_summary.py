@@ -14,8 +14,7 @@ from stability_probe.store import RunSummary
 
 SCHEMA_VERSION = 1
 """Of every object that a command prints with --json."""
-_RUN_COLUMNS = ("run", "data", "scheduler", "batch", "epochs", "status", "accuracy", "time s")
-_FITTED_ROWS = 500
+_RUN_COLUMNS = ("run", "data", "batch", "epochs", "accuracy", "time s")
 
 
 def run_json(r: RunResult) -> dict[str, Any]:
@@ -65,37 +64,27 @@ def runs_json(runs: Sequence[RunSummary]) -> dict[str, Any]:
     return {"schema_version": SCHEMA_VERSION, "runs": to_plain(list(runs))}
 
 
-def runs_table(runs: Sequence[RunSummary]) -> Table | Text | str:
-    """The screen that `probe runs` prints; many runs as plain columns, however wide.
+def runs_table(runs: Sequence[RunSummary]) -> str:
+    """The screen that `probe runs` prints: plain columns, so that a name can be copied whole.
 
-    Fitting a table to the terminal takes a few milliseconds a row.
+    A table fitted to the terminal would break names, and takes milliseconds a row.
     """
     if not runs:
-        return Text("no runs stored here; make one with: probe run resnet18")
+        return "no runs stored here; make one with: probe run resnet18"
     rows = [_RUN_COLUMNS, *(_run_cells(r) for r in runs)]
-    if len(runs) > _FITTED_ROWS:
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        )
-    table = Table(box=None, pad_edge=False)
-    for column in _RUN_COLUMNS:
-        table.add_column(column, overflow="fold")
-    for row in rows[1:]:
-        # As text, since [brackets] in a plain cell would be read as markup.
-        table.add_row(*map(Text, row))
-    return table
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
 
 
 def _run_cells(r: RunSummary) -> tuple[str, ...]:
     return (
         r.run_id,
         r.data,
-        r.scheduler,
         str(r.batch_size),
-        f"{r.epochs_done}/{r.epochs}",
-        r.status,
+        f"{r.epochs_done}/{r.epochs}" + ("" if r.status == "finished" else f" {r.status}"),
         "" if r.final_accuracy is None else f"{100 * r.final_accuracy:.2f} %",
         f"{r.time_s:.1f}",
     )
