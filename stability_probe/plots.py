@@ -1,6 +1,6 @@
 """Figures of runs, probes and validations: one function a figure, records on a given axes.
 
-The numbers come from the pure functions at the top. Everything goes through matplotlib's object
+The numbers come from `stability_probe.series`. Everything goes through matplotlib's object
 interface, so no backend, style or figure of the caller is touched.
 """
 
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +17,25 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
-from numpy.typing import NDArray
 
 from stability_probe.errors import RunError, UsageError
-from stability_probe.metrics import samples_per_s
 from stability_probe.records import (
     Characterization,
-    EpochRecord,
     MeanStd,
     RunResult,
     Study,
     ThroughputCurve,
     Validation,
+)
+from stability_probe.series import (
+    Epochs,
+    Windows,
+    batch_decisions,
+    epoch_series,
+    epochs_by_seed,
+    speed_ups,
+    symmetric_limit,
+    wants_log,
 )
 from stability_probe.store import write_bytes
 
@@ -38,50 +44,8 @@ FORMATS = ("png", "svg", "pdf")
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^Dv"
 DECISION_MARKS = {"increase": ("^", PALETTE[2]), "rollback": ("v", PALETTE[1])}
-LOG_SPAN = 30.0  # Values that span more than this factor get a logarithmic axis.
 
-Series = tuple[NDArray[np.float64], NDArray[np.float64]]
-Epochs = Sequence[EpochRecord]
-Windows = Epochs | Sequence[Epochs]  # The epochs of one run, or of several seeds.
 Panels = list[Callable[[Axes], None]]
-
-
-def epochs_by_seed(records: Windows) -> list[Epochs]:
-    """One sequence of epochs a seed, whichever of the two forms came in."""
-    single = [r for r in records if isinstance(r, EpochRecord)]
-    return [single] if single else [r for r in records if not isinstance(r, EpochRecord)]
-
-
-def epoch_series(epochs: Epochs, field: str) -> Series:
-    """Epoch numbers and values of a field. Epochs without a value are left out; one that is not
-    finite becomes NaN, so that the line breaks there instead of suggesting a measurement."""
-    pairs = [(e.epoch, getattr(e, field)) for e in epochs if getattr(e, field) is not None]
-    x, y = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
-    return x, np.where(np.isfinite(y), y, np.nan)
-
-
-def wants_log(values: Iterable[float]) -> bool:
-    """Whether the finite values are all positive and span more than `LOG_SPAN`."""
-    finite = [v for v in values if math.isfinite(v)]
-    return bool(finite) and min(finite) > 0 and max(finite) / min(finite) > LOG_SPAN
-
-
-def batch_decisions(epochs: Epochs, action: str) -> list[tuple[float, int]]:
-    """Boundary and following batch of each `action`; the last epoch has no batch after it."""
-    return [(e.epoch + 0.5, n.batch_size) for e, n in pairwise(epochs) if e.action == action]
-
-
-def speed_ups(curve: ThroughputCurve, batch_size: int | None = None) -> list[float]:
-    """Speed of each point over that at `batch_size` (by default the first point's)."""
-    if not curve.points:
-        return []
-    reference = samples_per_s(curve, batch_size or curve.points[0].batch_size)
-    return [p.samples_per_s / reference if reference else math.nan for p in curve.points]
-
-
-def symmetric_limit(values: Iterable[float]) -> float:
-    """Half-width of an axis centred on zero that holds every finite value, with a margin."""
-    return 1.15 * max((abs(v) for v in values if math.isfinite(v)), default=0.0) or 1.0
 
 
 def draw_norms(ax: Axes, records: Windows, seeds: Sequence[int] = ()) -> None:
