@@ -28,6 +28,8 @@ from stability_probe.options import (
     MODEL,
     PLOT,
     POLICY,
+    REPORT_OUT,
+    REPORTED,
     ROOT,
     RUN,
     RUN_IDS,
@@ -221,6 +223,26 @@ def plot(**options: Any) -> None:
     names = [str(file) for file in write_plots(drawn, root, figures, options["format"])]
     print_result(
         options["json"], lambda: {"schema_version": 1, "files": names}, lambda: "\n".join(names)
+    )
+
+
+@probe.command(params=[REPORTED, REPORT_OUT, RUNS, *COMMON])
+def report(**options: Any) -> None:
+    """One HTML page of runs, characterizations, comparisons.
+
+    A single file that opens offline: verdict, figures, what the prediction rests on, data as CSV.
+    Several models are ranked. Runs that belong together are looked for in --runs.
+    """
+    from predictor.report import write_report
+    from stability_probe.terminal import print_result
+
+    path = Path(options["report"])
+    page = write_report(options["reported"], path, Path(options["output"]))
+    ranked = [{"model": s.title, "kind": s.kind, "answer": s.verdict.words} for s in page.sections]
+    print_result(
+        options["json"],
+        lambda: {"schema_version": 1, "file": str(path), "ranked": ranked},
+        lambda: str(path),
     )
 
 

@@ -128,7 +128,9 @@ def _plain(name: str, value: float) -> float:
     """A feature in the unit that people know, without its logarithm."""
     if name == "log_norm_layers":
         return math.expm1(value)
-    return math.exp(value) if name.startswith("log_") else value
+    # `make_features` adds it where a zero has no logarithm.
+    added = 1e-3 if name.endswith(("variation", "noise_scale")) else 0.0
+    return math.exp(value) - added if name.startswith("log_") else value
 
 
 def _mean(values: np.ndarray) -> float:

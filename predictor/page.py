@@ -61,6 +61,8 @@ class Part:
     facts: tuple[Fact, ...] = ()
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
+    downloads: tuple[Download, ...] = ()
+    """Beside those of figures and tables."""
     command: str = ""
     """To be typed."""
 
@@ -95,6 +97,8 @@ class Gain:
 class Section:
     """One model."""
 
+    anchor: str
+    """Unique on the page."""
     kind: str
     """probe, run, comparison, ablation or validation."""
     title: str

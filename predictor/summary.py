@@ -90,7 +90,7 @@ def characterization_table(c: Characterization, p: Prediction) -> Group:
     )
     table.add_row("memory format", c.curve.memory_format, Text(c.curve.memory_format_reason, "dim"))
     score, norm, loss, variance = (
-        _with_std(_over_seeds(c, name))
+        with_std(_over_seeds(c, name))
         for name in (
             *("stability_score", "grad_norm_variation", "loss_variation"),
             "grad_component_variance",
@@ -165,13 +165,13 @@ def validation_table(v: Validation) -> Group:
         "time saved %",
         f"{p.time_saved_pct:+.1f}",
         interval_words(p.time_saved_interval_pct, 1),
-        _with_std(v.time_saved_pct),
+        with_std(v.time_saved_pct),
     )
     table.add_row(
         "accuracy change, points",
         f"{p.accuracy_delta_pp:+.2f}",
         interval_words(p.accuracy_delta_interval_pp, 2),
-        _with_std(v.accuracy_delta_pp),
+        with_std(v.accuracy_delta_pp),
     )
     table.add_row("updates saved %", "", "", f"{v.updates_saved_pct:.1f}")
     to_target = v.time_to_target_saved_pct
@@ -199,11 +199,13 @@ def _over_seeds(c: Characterization, name: str) -> MeanStd:
     return metrics.mean_std([getattr(m, name) for m in c.metrics])
 
 
-def _with_std(value: MeanStd) -> str:
+def with_std(value: MeanStd) -> str:
+    """Mean and, of several seeds, standard deviation."""
     return f"{value.mean:.3g}" + ("" if value.std is None else f" ± {value.std:.2g}")
 
 
 def interval_words(ends: tuple[float, float], digits: int = 0) -> str:
+    """Both ends of an interval, with their signs."""
     return f"{ends[0]:+.{digits}f} to {ends[1]:+.{digits}f}"
 
 

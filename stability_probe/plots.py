@@ -352,6 +352,13 @@ def write_figure(
     return [path]
 
 
+_PAGE_COLORS = {
+    "#000000": "currentColor",
+    "#ffffff": "var(--card, #ffffff)",
+    "#0072b2": "var(--blue, #0072b2)",  # too dark for a dark page
+}
+
+
 def svg_text(draw: Callable[[Axes], None], key: str, size: tuple[float, float]) -> str:
     """One figure of `size` inches as an <svg> element to be set into a page.
 
@@ -371,4 +378,6 @@ def svg_text(draw: Callable[[Axes], None], key: str, size: tuple[float, float]) 
     text = re.sub(r'(<svg [^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{key}-", text)
-    return text.replace("#000000", "currentColor").replace("#ffffff", "var(--card, #ffffff)")
+    for color, name in _PAGE_COLORS.items():
+        text = text.replace(color, name)
+    return text
