@@ -63,7 +63,7 @@ class Part:
     tables: tuple[Table, ...] = ()
     downloads: tuple[Download, ...] = ()
     """Beside those of figures and tables."""
-    command: str = ""
+    commands: tuple[str, ...] = ()
     """To be typed."""
 
 
@@ -76,6 +76,8 @@ class Verdict:
     """good, plain, unsure or bad: how it is set."""
     reason: str
     facts: tuple[Fact, ...] = ()
+    advice: str = ""
+    """A plainer choice, where there is one."""
     notes: tuple[str, ...] = ()
 
 

@@ -104,7 +104,7 @@ def draw_told(ax: Axes, cases: Sequence[HeldOutCase], interval_level: float) -> 
     ax.plot(span, span, color="0.6", linestyle="--", linewidth=1, zorder=0)
     level = f"{100 * interval_level:.0f} %"
     ax.set(
-        title=f"Time saved, families held out (grey: {level} intervals)",
+        title=f"Time saved, families held out\n(grey: {level} intervals)",
         xlabel="told, %",
         ylabel="by the run's batch sizes, %",
     )

@@ -177,4 +177,4 @@ def _features_table(key: str, grounds: Grounds) -> Table:
 def _number(value: float) -> str:
     if math.isnan(value):
         return "undefined"
-    return f"{value / 1e6:.3g} M" if abs(value) >= 1e6 else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

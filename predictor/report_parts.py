@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from predictor import report_figures as figures
 from predictor.page import Fact, Gain, Part, Table, Verdict
-from predictor.summary import VERDICTS, interval_words, validation_failed, with_std
+from predictor.summary import VERDICTS, interval_words, signed, validation_failed
 from stability_probe import metrics
 from stability_probe.records import Prediction, RunResult, ThroughputCurve, Validation
+from stability_probe.series import speed_ups
 
 TONES = {"adapt": "good", "keep_fixed": "plain", "abstain": "unsure"}
 GROUPS = {"adapt": 0, "abstain": 1, "keep_fixed": 2, "benefits": 0, "neutral": 1, "harms": 2}
@@ -21,7 +22,6 @@ Pair = tuple[RunResult, RunResult]
 def verdict_of(p: Prediction, notes: Sequence[str] = ()) -> Verdict:
     """A prediction in words and numbers."""
     level = f"{100 * p.interval_level:.0f} % interval"
-    plainer = (f"Plainer: {p.alternative}.",) if p.alternative else ()
     return Verdict(
         words=VERDICTS[p.verdict][0],
         tone=TONES[p.verdict],
@@ -44,7 +44,8 @@ def verdict_of(p: Prediction, notes: Sequence[str] = ()) -> Verdict:
                 f"{metrics.MAX_ACCURACY_LOSS_PP} points less accuracy",
             ),
         ),
-        notes=(*plainer, f"Rests on {p.basis}.", *notes),
+        advice=f"Plainer: {p.alternative}." if p.alternative else "",
+        notes=(f"Rests on {p.basis}.", *notes),
     )
 
 
@@ -69,10 +70,13 @@ def measured_part(key: str, v: Validation, pairs: Sequence[Pair] = ()) -> Part:
     for fixed, adaptive in pairs[:1]:
         name = f"{key}-s{fixed.config['seed']}"
         drawn += figures.run_figures(name, adaptive, fixed)[:2]
-    seed = f" The curves over the epochs are those of seed {pairs[0][0].config['seed']}."
+    text = _outcome_words(v)
+    if pairs:
+        seed = pairs[0][0].config["seed"]
+        text += f" The curves over the epochs are those of seed {seed}."
     return Part(
         title="Predicted beside measured",
-        text=(f"{_outcome_words(v)}{seed if pairs else ''}",),
+        text=(text,),
         figures=tuple(drawn),
         tables=(table,),
     )
@@ -98,6 +102,24 @@ def headroom_part(key: str, curve: ThroughputCurve, batch_size: int) -> Part:
             ),
         ),
         figures=(figures.throughput_figure(key, curve, batch_size),),
+        tables=(_curve_table(curve, batch_size),),
+    )
+
+
+def _curve_table(curve: ThroughputCurve, batch_size: int) -> Table:
+    return Table(
+        caption="Samples per second in training; spread is that of repeated timings",
+        columns=("batch", "samples/s", "speed-up", "a fixed one saves", "spread"),
+        rows=tuple(
+            (
+                str(p.batch_size),
+                f"{p.samples_per_s:.0f}",
+                f"{ratio:.2f}×",
+                f"{metrics.saved_pct(1.0, ratio):.0f} %" if ratio > 0 else "",
+                f"{100 * p.spread:.0f} %",
+            )
+            for p, ratio in zip(curve.points, speed_ups(curve, batch_size), strict=True)
+        ),
     )
 
 
@@ -107,14 +129,25 @@ def headroom_words(curve: ThroughputCurve, batch_size: int) -> str:
     return f"{metrics.headroom(curve, batch_size):.2f}× at batch {best}"
 
 
-def environment_part(environment: Mapping[str, str]) -> Part:
-    """Where it was measured."""
-    facts = tuple(
+def repeat_part(
+    cost: Sequence[Fact],
+    environment: Mapping[str, str],
+    commands: Sequence[str],
+    text: Sequence[str] = (),
+) -> Part:
+    """What it took, where it was measured, and how to do it again."""
+    where = [
         Fact(name=name.replace("_", " "), value=str(value))
         for name, value in environment.items()
         if value
+    ]
+    unknown = () if where else ("The environment was not recorded.",)
+    return Part(
+        title="Cost, environment, command",
+        text=(*text, *unknown),
+        facts=(*cost, *where),
+        commands=tuple(commands),
     )
-    return Part(title="Environment", facts=facts, text=() if facts else ("It was not recorded.",))
 
 
 def predicted_gain(p: Prediction, headroom: str) -> Gain:
@@ -134,8 +167,8 @@ def gain_of(v: Validation, headroom: str) -> Gain:
     return Gain(
         group=GROUPS[v.benefit_class],
         time_saved_pct=v.time_saved_pct.mean,
-        time_saved=f"{with_std(v.time_saved_pct)} %",
-        accuracy=with_std(v.accuracy_delta_pp),
+        time_saved=f"{signed(v.time_saved_pct)} %",
+        accuracy=signed(v.accuracy_delta_pp),
         headroom=headroom,
         known=f"measured, {counted(len(v.comparisons), 'pair')}",
     )

@@ -16,15 +16,15 @@ from predictor.report_grounds import grounds_part, neighbours_part
 from predictor.report_parts import (
     Pair,
     counted,
-    environment_part,
     gain_of,
     headroom_part,
     headroom_words,
     measured_part,
     predicted_gain,
+    repeat_part,
     verdict_of,
 )
-from predictor.reproduce import characterize_command
+from predictor.reproduce import characterize_command, validate_after
 from predictor.summary import full_run_s, with_std
 from stability_probe import metrics
 from stability_probe.config import RunConfig
@@ -47,9 +47,14 @@ def probe_section(key: str, probed: Probed, root: Path) -> Section:
         window_part(key, c),
         grounds_part(key, grounds),
         neighbours_part(key, grounds),
-        cost_part(c),
-        environment_part(c.environment),
-        Part(title="Again", command=characterize_command(c)),
+        repeat_part(
+            _cost(c),
+            c.environment,
+            [characterize_command(c), validate_after(c)],
+            [
+                "The first line makes these numbers again; the second puts the prediction to the test."
+            ],
+        ),
     ]
     return Section(
         anchor=key,
@@ -109,23 +114,15 @@ def window_part(key: str, c: Characterization) -> Part:
     )
 
 
-def cost_part(c: Characterization) -> Part:
+def _cost(c: Characterization) -> list[Fact]:
     """What the probe took, beside what it may save."""
     run_s = full_run_s(c)
-    return Part(
-        title="Cost of the probe",
-        facts=(
-            Fact(
-                name="window",
-                value=f"{c.probe_s:.1f} s",
-                meaning=f"{100 * c.probe_s / run_s:.1f} % of the full run's {run_s:.0f} s",
-            ),
-            Fact(
-                name="throughput curve",
-                value=f"{c.curve.time_s:.1f} s" if c.curve.time_s else "not recorded",
-            ),
-        ),
-    )
+    share = f"{100 * c.probe_s / run_s:.1f} % of the full run's {run_s:.0f} s" if run_s else ""
+    curve = f"{c.curve.time_s:.1f} s" if c.curve.time_s else "not recorded"
+    return [
+        Fact(name="cost of the window", value=f"{c.probe_s:.1f} s", meaning=share),
+        Fact(name="cost of the throughput curve", value=curve),
+    ]
 
 
 def _changed_since(p: Prediction, grounds: Grounds) -> tuple[str, ...]:

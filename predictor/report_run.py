@@ -11,10 +11,10 @@ from predictor.judge import judge
 from predictor.page import Download, Fact, Gain, Part, Section, Verdict
 from predictor.report_parts import (
     GROUPS,
-    environment_part,
     headroom_part,
     headroom_words,
     measured_part,
+    repeat_part,
 )
 from predictor.reproduce import run_command
 from stability_probe.config import RunConfig
@@ -48,9 +48,7 @@ def run_section(key: str, run: RunResult, root: Path) -> Section:
         parts.append(headroom_part(key, c.curve, c.config["batch_size"]))
         headroom = headroom_words(c.curve, c.config["batch_size"])
     parts += [
-        _cost_part(run),
-        environment_part(run.environment),
-        Part(title="Again", command=run_command(run)),
+        repeat_part(_cost(run), run.environment, [run_command(run)]),
     ]
     size = f"{run.num_params / 1e6:.2f} M parameters, " if run.num_params else ""
     return Section(
@@ -182,7 +180,7 @@ def _records(key: str, run: RunResult) -> Download:
     )
 
 
-def _cost_part(run: RunResult) -> Part:
+def _cost(run: RunResult) -> list[Fact]:
     evaluation = sum(e.eval_s for e in run.epochs)
     facts = [
         Fact(
@@ -194,7 +192,7 @@ def _cost_part(run: RunResult) -> Part:
     ]
     if run.peak_memory_bytes is not None:
         facts.append(Fact(name="peak memory", value=f"{run.peak_memory_bytes / 2**20:.0f} MiB"))
-    return Part(title="Cost", facts=tuple(facts))
+    return facts
 
 
 def _gain(pair: Comparison | None, headroom: str) -> Gain:

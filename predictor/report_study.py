@@ -8,11 +8,11 @@ from predictor import report_figures as figures
 from predictor.page import Fact, Gain, Part, Section, Table, Verdict
 from predictor.report_parts import (
     counted,
-    environment_part,
     gain_of,
     headroom_part,
     headroom_words,
     measured_part,
+    repeat_part,
     verdict_of,
 )
 from predictor.reproduce import is_ablation, study_command, validate_command
@@ -34,8 +34,7 @@ def study_section(key: str, study: Study) -> Section:
         parts.append(_claims_part(study))
     parts += [
         headroom_part(key, study.curve, config["batch_size"]),
-        environment_part(study.environment),
-        Part(title="Again", command=study_command(study)),
+        repeat_part((), study.environment, [study_command(study)]),
     ]
     return Section(
         anchor=key,
@@ -69,10 +68,11 @@ def validation_section(key: str, v: Validation) -> Section:
         gain=gain_of(v, ""),
         parts=(
             measured_part(key, v),
-            Part(
-                title="Again",
-                text=("What it printed does not tell every setting; these are the ones it does.",),
-                command=validate_command(v),
+            repeat_part(
+                (),
+                {},
+                [validate_command(v)],
+                ["What it printed does not tell every setting; the command has those it does."],
             ),
         ),
     )

@@ -38,6 +38,11 @@ def characterize_command(c: Characterization) -> str:
     return _command("characterize", c.config, [*_FLAGGED, *asked], _seeds(c.seeds, (0,)))
 
 
+def validate_after(c: Characterization) -> str:
+    """Of the full runs that would put the prediction to the test."""
+    return _command("validate", c.config, _FLAGGED, _seeds(c.seeds, (0, 1, 2)))
+
+
 def run_command(result: RunResult) -> str:
     """Of a full run; of the window of a probe, where the run is one."""
     config = result.config
