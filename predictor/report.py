@@ -84,6 +84,7 @@ def _ranking(sections: Sequence[Section]) -> Table:
     rows = tuple(
         (
             f"{place}. {s.title}",
+            s.kind,
             s.verdict.words,
             s.gain.time_saved,
             s.gain.accuracy,
@@ -95,9 +96,17 @@ def _ranking(sections: Sequence[Section]) -> Table:
     return Table(
         caption="Those that gain come first, then those where it is not known, then those better "
         "left alone; each by time saved. In brackets: predicted intervals",
-        columns=("model", "answer", "time saved", "accuracy, points", "headroom", "how known"),
+        columns=(
+            "model",
+            "of",
+            "answer",
+            "time saved",
+            "accuracy, points",
+            "headroom",
+            "how known",
+        ),
         rows=rows,
-        words=(0, 1, 5),
+        words=(0, 1, 2, 6),
     )
 
 

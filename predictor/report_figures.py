@@ -13,7 +13,7 @@ from predictor.grounds import Grounds
 from predictor.page import Download, Figure
 from predictor.plots import draw_rehearsals, draw_told
 from predictor.scores import HeldOut
-from predictor.summary import interval_words, with_std
+from predictor.summary import interval_words, percent, signed, with_std
 from stability_probe import metrics, plots
 from stability_probe.records import (
     Characterization,
@@ -136,7 +136,8 @@ def run_figures(key: str, run: RunResult, fixed: RunResult | None) -> tuple[Figu
             f"{key}-accuracy",
             partial(plots.draw_accuracy, **drawn),
             title="Test accuracy over the epochs",
-            alt=f"After each epoch, {_from_to(names, epochs, 'test_accuracy', '{:.1%}')}.",
+            alt="After each epoch, as a fraction, "
+            f"{_from_to(names, epochs, 'test_accuracy', '{:.3f}')}.",
             **_columns(epochs, names, "test_accuracy"),
         ),
         figure(
@@ -165,8 +166,8 @@ def rehearsal_figure(key: str, grounds: Grounds) -> Figure:
         f"{key}-rehearsals",
         partial(draw_rehearsals, cases=[r.case for r in told], seeds=[r.seed for r in told]),
         title="Rehearsed batch sizes",
-        alt=f"{len(saved)} rehearsals grow the batch from {told[0].case.batch_size} to "
-        f"{_span(largest, '{:.0f}')} and save {_span(saved, '{:.0f}')} % of the time.",
+        alt=f"{len(saved)} rehearsals start at batch {told[0].case.batch_size}; their largest batch is "
+        f"{_span(largest, '{:.0f}')}, and they save {_span(saved, '{:.0f}')} % of the time.",
         columns=("seed", "rehearsal", "epoch", "batch_size", "time_saved_pct"),
         rows=(
             (r.seed, number, epoch, size, saved)
@@ -185,10 +186,10 @@ def validation_figure(key: str, v: Validation) -> Figure:
         partial(plots.draw_validation, validation=v),
         title="Predicted beside measured",
         alt=f"Time saved: predicted {p.time_saved_pct:+.1f} % "
-        f"({interval_words(p.time_saved_interval_pct)}), measured {with_std(v.time_saved_pct)} %. "
+        f"({interval_words(p.time_saved_interval_pct)}), measured {signed(v.time_saved_pct)} %. "
         f"Accuracy: predicted {p.accuracy_delta_pp:+.1f} points "
         f"({interval_words(p.accuracy_delta_interval_pp, 1)}), measured "
-        f"{with_std(v.accuracy_delta_pp)}.",
+        f"{signed(v.accuracy_delta_pp)}.",
         columns=("what", "time_saved_pct", "accuracy_delta_pp"),
         rows=[
             ("predicted", p.time_saved_pct, p.accuracy_delta_pp),
@@ -208,8 +209,8 @@ def told_figure(key: str, held: HeldOut) -> Figure:
         partial(draw_told, cases=held.cases, interval_level=held.interval_level),
         title="Told beside measured, families held out",
         alt=f"{len(held.cases)} pairs of runs: mean error {mae.value:.1f} points ({mae.low:.1f} to "
-        f"{mae.high:.1f}); {coverage.value:.0%} lie inside their "
-        f"{held.interval_level:.0%} interval.",
+        f"{mae.high:.1f}); {percent(coverage.value)} lie inside their "
+        f"{percent(held.interval_level)} interval.",
         columns=(*names, "told_low", "told_high"),
         rows=((*(getattr(c, n) for n in names), *c.time_saved_interval_pct) for c in held.cases),
     )
@@ -219,7 +220,7 @@ def study_figure(key: str, study: Study) -> Figure:
     """All arms of a study."""
     done = [a for a in study.arms if a.time_s and a.accuracy]
     told = [
-        f"{a.name} {a.time_s.mean:.0f} s, {a.accuracy.mean:.1%}"
+        f"{a.name} {a.time_s.mean:.0f} s, {percent(a.accuracy.mean, 1)}"
         for a in done
         if a.time_s and a.accuracy
     ]

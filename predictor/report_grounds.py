@@ -10,7 +10,7 @@ from predictor.decide import ADAPT_PROBABILITY, KEEP_PROBABILITY
 from predictor.grounds import Grounds, Neighbour
 from predictor.page import Fact, Part, Table
 from predictor.scores import HeldOut, Score
-from predictor.summary import with_std
+from predictor.summary import percent, signed
 from stability_probe import metrics
 
 _NEIGHBOURS = 6
@@ -86,14 +86,14 @@ def held_out_part(key: str, held: HeldOut) -> Part:
                 meaning=_ends(held.time_saved_mae, "{:.1f}"),
             ),
             Fact(
-                name=f"inside the {held.interval_level:.0%} interval",
-                value=f"{held.time_saved_coverage.value:.0%} of times",
-                meaning=_ends(held.time_saved_coverage, "{:.0%}"),
+                name=f"inside the {percent(held.interval_level)} interval",
+                value=f"{percent(held.time_saved_coverage.value)} of times",
+                meaning=_shares(held.time_saved_coverage),
             ),
             Fact(
                 name="the same for accuracy",
-                value=f"{held.accuracy_delta_coverage.value:.0%}",
-                meaning=_ends(held.accuracy_delta_coverage, "{:.0%}"),
+                value=percent(held.accuracy_delta_coverage.value),
+                meaning=_shares(held.accuracy_delta_coverage),
             ),
             Fact(
                 name="who benefits (Brier score)",
@@ -108,6 +108,10 @@ def held_out_part(key: str, held: HeldOut) -> Part:
 
 def _ends(score: Score, form: str) -> str:
     return f"({form.format(score.low)} to {form.format(score.high)})"
+
+
+def _shares(score: Score) -> str:
+    return f"({percent(score.low)} to {percent(score.high)})"
 
 
 def _neighbours_table(key: str, near: Sequence[Neighbour]) -> Table:
@@ -125,8 +129,8 @@ def _neighbours_table(key: str, near: Sequence[Neighbour]) -> Table:
                 n.farthest,
                 f"{n.headroom:.2f}×",
                 f"{n.stability_score:.2f}",
-                with_std(n.time_saved_pct),
-                with_std(n.accuracy_delta_pp),
+                signed(n.time_saved_pct),
+                signed(n.accuracy_delta_pp),
                 f"{n.benefits} of {n.seeds} seeds",
             )
             for n in near

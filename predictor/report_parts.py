@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from predictor import report_figures as figures
 from predictor.page import Fact, Gain, Part, Table, Verdict
-from predictor.summary import VERDICTS, interval_words, signed, validation_failed
+from predictor.summary import VERDICTS, counted, interval_words, signed, validation_failed
 from stability_probe import metrics
 from stability_probe.records import Prediction, RunResult, ThroughputCurve, Validation
 from stability_probe.series import speed_ups
@@ -177,11 +177,6 @@ def gain_of(v: Validation, headroom: str) -> Gain:
 def ends_words(ends: tuple[float, float], digits: int = 0) -> str:
     """An interval; one from too few rows is unbounded."""
     return interval_words(ends, digits) if all(map(math.isfinite, ends)) else "unbounded"
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 seed``, ``2 seeds``."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def sentence(text: str) -> str:

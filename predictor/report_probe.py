@@ -15,7 +15,6 @@ from predictor.page import Fact, Part, Section
 from predictor.report_grounds import grounds_part, neighbours_part
 from predictor.report_parts import (
     Pair,
-    counted,
     gain_of,
     headroom_part,
     headroom_words,
@@ -25,7 +24,7 @@ from predictor.report_parts import (
     verdict_of,
 )
 from predictor.reproduce import characterize_command, validate_after
-from predictor.summary import full_run_s, with_std
+from predictor.summary import counted, full_run_s, signed, with_std
 from stability_probe import metrics
 from stability_probe.config import RunConfig
 from stability_probe.paired import compare_runs
@@ -51,9 +50,7 @@ def probe_section(key: str, probed: Probed, root: Path) -> Section:
             _cost(c),
             c.environment,
             [characterize_command(c), validate_after(c)],
-            [
-                "The first line makes these numbers again; the second puts the prediction to the test."
-            ],
+            ["The first line measures this again; the second puts the prediction to the test."],
         ),
     ]
     return Section(
@@ -143,5 +140,5 @@ def _measured_note(v: Validation | None) -> tuple[str, ...]:
         return ("No full runs of it are stored here; probe validate makes them.",)
     return (
         f"Measured since, {counted(len(v.comparisons), 'pair')} of full runs: time saved "
-        f"{with_std(v.time_saved_pct)} %, accuracy change {with_std(v.accuracy_delta_pp)} points.",
+        f"{signed(v.time_saved_pct)} %, accuracy change {signed(v.accuracy_delta_pp)} points.",
     )

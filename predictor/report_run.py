@@ -17,6 +17,7 @@ from predictor.report_parts import (
     repeat_part,
 )
 from predictor.reproduce import run_command
+from predictor.summary import percent
 from stability_probe.config import RunConfig
 from stability_probe.errors import MissingError
 from stability_probe.paired import compare_runs
@@ -143,7 +144,7 @@ def _facts(run: RunResult, pair: Comparison | None) -> tuple[Fact, ...]:
         facts.append(
             Fact(
                 name="accuracy",
-                value=f"{run.final_accuracy:.1%}",
+                value=percent(run.final_accuracy, 1),
                 meaning=f"after {len(run.epochs)} epochs",
             )
         )

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from predictor import report_figures as figures
 from predictor.page import Fact, Gain, Part, Section, Table, Verdict
 from predictor.report_parts import (
-    counted,
     gain_of,
     headroom_part,
     headroom_words,
@@ -16,7 +15,7 @@ from predictor.report_parts import (
     verdict_of,
 )
 from predictor.reproduce import is_ablation, study_command, validate_command
-from predictor.summary import with_std
+from predictor.summary import counted, signed
 from stability_probe.advice import best_arm
 from stability_probe.records import ArmOutcome, Difference, Study, Validation
 
@@ -61,8 +60,8 @@ def validation_section(key: str, v: Validation) -> Section:
         verdict=verdict_of(
             v.prediction,
             (
-                f"Measured since: time saved {with_std(v.time_saved_pct)} %, accuracy change "
-                f"{with_std(v.accuracy_delta_pp)} points: {v.benefit_class}.",
+                f"Measured since: time saved {signed(v.time_saved_pct)} %, accuracy change "
+                f"{signed(v.accuracy_delta_pp)} points: {v.benefit_class}.",
             ),
         ),
         gain=gain_of(v, ""),

@@ -215,6 +215,11 @@ def percent(share: float, digits: int = 0) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 seed``, ``2 seeds``."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def interval_words(ends: tuple[float, float], digits: int = 0) -> str:
     """Both ends of an interval, with their signs."""
     return f"{ends[0]:+.{digits}f} to {ends[1]:+.{digits}f}"
