@@ -21,6 +21,7 @@ from stability_probe.stored import Stored, load_stored
 
 _MARK = '<meta name="generator" content="probe report">'
 """By which an earlier report is known: nothing else is ever overwritten."""
+_RANKED = ("model", "of", "answer", "time saved", "accuracy, points", "headroom", "how known")
 
 
 def write_report(names: Sequence[str], out: Path, root: Path) -> Report:
@@ -96,15 +97,7 @@ def _ranking(sections: Sequence[Section]) -> Table:
     return Table(
         caption="Those that gain come first, then those where it is not known, then those better "
         "left alone; each by time saved. In brackets: predicted intervals",
-        columns=(
-            "model",
-            "of",
-            "answer",
-            "time saved",
-            "accuracy, points",
-            "headroom",
-            "how known",
-        ),
+        columns=_RANKED,
         rows=rows,
         words=(0, 1, 2, 6),
     )

@@ -13,7 +13,7 @@ from predictor.grounds import Grounds
 from predictor.page import Download, Figure
 from predictor.plots import draw_rehearsals, draw_told
 from predictor.scores import HeldOut
-from predictor.summary import interval_words, percent, signed, with_std
+from predictor.summary import counted, interval_words, percent, signed, with_std
 from stability_probe import metrics, plots
 from stability_probe.records import (
     Characterization,
@@ -23,7 +23,7 @@ from stability_probe.records import (
     ThroughputCurve,
     Validation,
 )
-from stability_probe.series import epochs_by_seed, speed_ups
+from stability_probe.series import batch_decisions, epochs_by_seed, speed_ups
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,8 +120,7 @@ def run_figures(key: str, run: RunResult, fixed: RunResult | None) -> tuple[Figu
     epochs = [r.epochs for r in runs]
     drawn = {"records": run.epochs} if fixed is None else plots.beside_fixed(run, fixed)
     sizes = sorted(set(run.batch_sizes))
-    grown = [e.epoch for e in run.epochs if e.action == "increase"]
-    cut = [e.epoch for e in run.epochs if e.action == "rollback"]
+    grown, cut = (len(batch_decisions(run.epochs, a)) for a in ("increase", "rollback"))
     against = fixed.epochs if fixed else ()
     return (
         figure(
@@ -129,7 +128,7 @@ def run_figures(key: str, run: RunResult, fixed: RunResult | None) -> tuple[Figu
             partial(plots.draw_batch_size, epochs=run.epochs, beside=against),
             title="Batch size over the epochs",
             alt=f"From {run.batch_sizes[0]} to {run.batch_sizes[-1]}, between {sizes[0]} and "
-            f"{sizes[-1]}; {len(grown)} increases, {len(cut)} rollbacks.",
+            f"{sizes[-1]}; {counted(grown, 'increase')}, {counted(cut, 'rollback')}.",
             **_columns(epochs, names, "batch_size", "action", "lr"),
         ),
         figure(
@@ -166,8 +165,8 @@ def rehearsal_figure(key: str, grounds: Grounds) -> Figure:
         f"{key}-rehearsals",
         partial(draw_rehearsals, cases=[r.case for r in told], seeds=[r.seed for r in told]),
         title="Rehearsed batch sizes",
-        alt=f"{len(saved)} rehearsals start at batch {told[0].case.batch_size}; their largest batch is "
-        f"{_span(largest, '{:.0f}')}, and they save {_span(saved, '{:.0f}')} % of the time.",
+        alt=f"{len(saved)} rehearsals start at batch {told[0].case.batch_size} and reach at most "
+        f"{_span(largest, '{:.0f}')}; they save {_span(saved, '{:.0f}')} % of the time.",
         columns=("seed", "rehearsal", "epoch", "batch_size", "time_saved_pct"),
         rows=(
             (r.seed, number, epoch, size, saved)
