@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 _STARTS_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(inf|nan)", re.ASCII)
 
 
 def safe_cell(value: Any) -> str:
@@ -22,13 +24,14 @@ def safe_cell(value: Any) -> str:
     if value is None:
         return ""
     text = str(value)
-    return f"'{text}" if text.startswith(_STARTS_FORMULA) and not _is_number(text) else text
+    return f"'{text}" if text.startswith(_STARTS_FORMULA) and not _NUMBER.fullmatch(text) else text
 
 
 def format_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Rows under their columns' names, each cell as `safe_cell` has it."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    # Lines end in \r\n, so that the writer quotes a cell that holds either of the two.
+    writer = csv.writer(buffer, lineterminator="\r\n")
     writer.writerow([safe_cell(name) for name in columns])
     writer.writerows([safe_cell(value) for value in row] for row in rows)
     return buffer.getvalue()
@@ -37,12 +40,3 @@ def format_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def data_uri(text: str) -> str:
     """The CSV inside its own address: a link to it needs no file and no network."""
     return f"data:text/csv;charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    # float() also takes blanks around a number, and digits grouped by underscores.
-    return text == text.strip() and "_" not in text

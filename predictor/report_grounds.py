@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from predictor import report_figures as figures
 from predictor.decide import ADAPT_PROBABILITY, KEEP_PROBABILITY
-from predictor.grounds import Grounds, Neighbour
+from predictor.grounds import FeatureRange, Grounds, Neighbour
 from predictor.page import Fact, Part, Table
 from predictor.scores import HeldOut, Score
 from predictor.summary import percent, signed
@@ -165,7 +165,7 @@ def _features_table(key: str, grounds: Grounds) -> Table:
                 _number(f.value),
                 _number(f.low),
                 _number(f.high),
-                "OUTSIDE" if f.outside else "",
+                _place(f),
             )
             for f in grounds.features
         ),
@@ -176,6 +176,14 @@ def _features_table(key: str, grounds: Grounds) -> Table:
             ((f.name, f.value, f.low, f.high, f.outside) for f in grounds.features),
         ),
     )
+
+
+def _place(feature: FeatureRange) -> str:
+    """Where a feature lies, if not among those of the corpus."""
+    if feature.outside:
+        return "OUTSIDE"
+    beyond = feature.value < feature.low or feature.value > feature.high
+    return "just outside, within the margin" if beyond else ""
 
 
 def _number(value: float) -> str:
