@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -326,6 +327,43 @@ def test_an_unbounded_interval_is_cut_at_the_axes(ax: Axes) -> None:
     plots.draw_validation(ax, dataclasses.replace(validation, prediction=unbounded))
     segment = np.asarray(ax.collections[0].get_paths()[0].vertices)
     assert tuple(segment[:, 1]) == ax.get_ylim()
+
+
+def test_a_run_stands_beside_its_fixed_run(ax: Axes) -> None:
+    run = make_result(make_adaptive([16, 16, 24, 36]))
+    fixed = make_result(make_epochs(4, seed=5))
+    plots.draw_accuracy(ax, **plots.beside_fixed(run, fixed))
+    assert legend_texts(ax) == ["deba", "fixed batch"]
+    for line, result in enumerate((run, fixed)):
+        np.testing.assert_allclose(drawn(ax, line)[:, 1], [e.test_accuracy for e in result.epochs])
+    other = Figure().subplots()
+    plots.draw_batch_size(other, run.epochs, fixed.epochs)
+    assert legend_texts(other) == ["batch size", "fixed batch", "increase"]
+    assert drawn(other, 1)[:, 1].tolist() == [16, 16, 16, 16]
+
+
+# On a page
+
+
+def test_a_figure_for_a_page_is_the_same_text_again_and_keeps_to_its_ids() -> None:
+    def draw(ax: Axes) -> None:
+        plots.draw_norms(ax, [make_epochs(3, seed) for seed in range(2)])
+
+    text = plots.svg_text(draw, "key", (4.8, 3.5))
+    assert text == plots.svg_text(draw, "key", (4.8, 3.5))
+    root = ElementTree.fromstring(text)
+    ids = [str(e.get("id")) for e in root.iter() if e.get("id")]
+    assert len(ids) == len(set(ids)) > 10
+    assert all(name.startswith("key-") for name in ids)
+    other = plots.svg_text(draw, "other", (4.8, 3.5))
+    assert not set(ids) & {e.get("id") for e in ElementTree.fromstring(other).iter()}
+    assert "date" not in text
+    assert root.get("viewBox") == "0 0 345.6 252"
+    assert root.get("width") is None
+    # Text is text, in the page's colour.
+    assert "Gradient norm" in [e.text for e in root.iter() if e.tag.endswith("text")]
+    assert "currentColor" in text
+    assert "#000000" not in text
 
 
 # Files
