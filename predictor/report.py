@@ -14,7 +14,7 @@ from predictor.report_probe import probe_section
 from predictor.report_run import run_section
 from predictor.report_study import study_section, validation_section
 from predictor.scores import load_held_out
-from stability_probe.errors import RunError, UsageError
+from stability_probe.errors import MissingError, RunError, UsageError
 from stability_probe.records import RunResult, Study, Validation
 from stability_probe.store import write_text
 from stability_probe.stored import Stored, load_stored
@@ -32,7 +32,7 @@ def write_report(names: Sequence[str], out: Path, root: Path) -> Report:
     `MissingError` for damaged files, `RunError` for a folder that is not there.
     """
     _check_output(out)
-    report = make_report([load_stored(name, root) for name in names], root)
+    report = _arrange([_shown(f"m{number}", name, root) for number, name in enumerate(names, 1)])
     write_text(out, render(report))
     return report
 
@@ -42,8 +42,11 @@ def make_report(stored: Sequence[Stored], root: Path) -> Report:
 
     Runs that belong together are looked for in `root`.
     """
-    sections = [_section(f"m{number}", what, root) for number, what in enumerate(stored, 1)]
-    sections.sort(key=_rank)
+    return _arrange([_section(f"m{number}", s, root) for number, s in enumerate(stored, 1)])
+
+
+def _arrange(unordered: Sequence[Section]) -> Report:
+    sections = sorted(unordered, key=_rank)
     told = any(s.kind in ("probe", "validation") for s in sections)
     return Report(
         title=", ".join(dict.fromkeys(s.title for s in sections)),
@@ -64,6 +67,19 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("report.html.j2").render(report=report) + "\n"
+
+
+def _shown(key: str, name: str, root: Path) -> Section:
+    """The section of what is stored under a name."""
+    stored = load_stored(name, root)
+    try:
+        return _section(key, stored, root)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # Its fields have the right names, or it would not be loaded; their values do not fit.
+        raise MissingError(
+            f"{name} cannot be shown ({type(error).__name__}: {error}); it is damaged, or was "
+            "stored by another version"
+        ) from error
 
 
 def _section(key: str, stored: Stored, root: Path) -> Section:

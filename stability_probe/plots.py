@@ -337,6 +337,7 @@ def write_figure(
     places = list(fig.subplots(rows, columns, squeeze=False).flat)
     for draw, ax in zip(panels, places, strict=False):
         draw(ax)
+    _take_literally(fig)
     for ax in places[len(panels) :]:
         ax.set_axis_off()
     # A $ in a folder's name would otherwise start a formula.
@@ -350,6 +351,14 @@ def write_figure(
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}") from error
     return [path]
+
+
+def _take_literally(fig: Figure) -> None:
+    """Names are the user's: a $ in them starts no formula. Those of the ticks are ours."""
+    for ax in fig.axes:
+        legend = ax.get_legend()
+        for text in (ax.title, *ax.texts, *(legend.get_texts() if legend else ())):
+            text.set_parse_math(False)
 
 
 _PAGE_COLORS = {
@@ -368,6 +377,7 @@ def svg_text(draw: Callable[[Axes], None], key: str, size: tuple[float, float]) 
     fig = Figure(figsize=size)
     fig.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06)
     draw(fig.subplots())
+    _take_literally(fig)
     content = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
         fig.savefig(content, format="svg", transparent=True, metadata={"Date": None})

@@ -486,6 +486,32 @@ def test_a_folder_that_is_not_there_or_takes_no_file(
     assert list(tmp_path.iterdir()) == [out]
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("prediction", "verdict"), "maybe"),
+        (("characterization", "curve", "points"), []),
+        (("characterization", "windows"), 3),
+        (("characterization", "config", "lr"), "fast"),
+        (("characterization", "probe_s"), None),
+    ],
+)
+def test_values_that_do_not_fit_are_told(
+    tmp_path: Path, path: tuple[str, ...], value: object
+) -> None:
+    stored = keep_probe(tmp_path, probed())
+    content = json.loads(stored.read_text())
+    at = content
+    for name in path[:-1]:
+        at = at[name]
+    at[path[-1]] = value
+    stored.write_text(json.dumps(content))
+    result = invoke(str(stored), "-o", str(tmp_path / "r.html"), "--runs", str(tmp_path))
+    assert result.exit_code in (2, 4)
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "r.html").exists()
+
+
 def test_a_damaged_run_is_told(tmp_path: Path) -> None:
     name = keep_run(tmp_path, make_pair()[1])
     (tmp_path / name / "result.json").write_text('{"run_id": 3}')
