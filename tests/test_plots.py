@@ -367,15 +367,14 @@ def test_a_figure_for_a_page_is_the_same_text_again_and_keeps_to_its_ids() -> No
 
 
 def test_names_are_no_formulas_on_a_page() -> None:
-    run = make_result(
-        make_adaptive([16, 24]), config=RunConfig(model="m", scheduler="a:$^{").to_dict()
-    )
+    config = RunConfig(model="m", scheduler="a:$x^{$").to_dict()
+    run = make_result(make_adaptive([16, 24]), config=config)
     both = plots.beside_fixed(run, make_result(make_epochs(2)))
     text = plots.svg_text(lambda ax: plots.draw_accuracy(ax, **both), "key", (4.8, 3.5))
-    assert ">a:$^{<" in text
-    curve = make_curve([1.0, 2.0], stopped_by="$\\frac{", memory_format="$x$")
+    assert ">a:$x^{$<" in text
+    curve = make_curve([1.0, 2.0], stopped_by="$\\frac{$", memory_format="$x$")
     text = plots.svg_text(lambda ax: plots.draw_throughput(ax, curve), "key", (4.8, 3.5))
-    assert "$\\frac{" in text
+    assert "$\\frac{$" in text
     assert "Throughput ($x$)" in text
 
 
