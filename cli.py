@@ -31,6 +31,8 @@ from stability_probe.options import (
     PATTERN,
     PLOT,
     POLICY,
+    REPORT_OUT,
+    REPORTED,
     ROOT,
     RUN,
     RUN_IDS,
@@ -211,30 +213,40 @@ def _show_study(kind: str, study: Study, options: dict[str, Any]) -> None:
 
 @probe.command(params=[STORED, *PLOT, *COMMON])
 def plot(**options: Any) -> None:
-    """Draw a stored run, or a characterization from its file.
+    """Draw a stored run, or what a file holds.
 
-    The run is looked for in --runs, then in -o.
+    The run is looked for in --runs, then in -o, and the fixed run beside it; a file may hold a
+    characterization, a comparison or what validate --json printed.
     """
-    from stability_probe.plots import (
-        write_characterization_plots,
-        write_run_plots,
-        write_study_plots,
-    )
-    from stability_probe.records import Characterization, RunResult
-    from stability_probe.stored import load_stored
+    from predictor.plots import write_plots
+    from stability_probe.stored import load_drawable
     from stability_probe.terminal import print_result
 
-    figures, form = Path(options["figures"]), options["format"]
-    drawn = load_stored(options["stored"], Path(options["output"]), figures)
-    if isinstance(drawn, RunResult):
-        files = write_run_plots(drawn, figures, form)
-    elif isinstance(drawn, Characterization):
-        files = write_characterization_plots(drawn, figures, form)
-    else:
-        files = write_study_plots(drawn, figures, form)
-    names = [str(file) for file in files]
+    root, figures = Path(options["output"]), Path(options["figures"])
+    drawn = load_drawable(options["stored"], root, figures)
+    names = [str(file) for file in write_plots(drawn, root, figures, options["format"])]
     print_result(
         options["json"], lambda: {"schema_version": 1, "files": names}, lambda: "\n".join(names)
+    )
+
+
+@probe.command(params=[REPORTED, REPORT_OUT, RUNS, *COMMON])
+def report(**options: Any) -> None:
+    """One HTML page of runs, characterizations, comparisons.
+
+    A single file that opens offline: verdict, figures, what the prediction rests on, data as CSV.
+    Several models are ranked. Runs that belong together are looked for in --runs.
+    """
+    from predictor.report import write_report
+    from stability_probe.terminal import print_result
+
+    path = Path(options["report"])
+    page = write_report(options["reported"], path, Path(options["output"]))
+    ranked = [{"model": s.title, "kind": s.kind, "answer": s.verdict.words} for s in page.sections]
+    print_result(
+        options["json"],
+        lambda: {"schema_version": 1, "file": str(path), "ranked": ranked},
+        lambda: str(path),
     )
 
 

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from predictor.scores import Score
+
 LEVEL = 0.9
 DRAWS = 2000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """A number with its bootstrap interval over families."""
-
-    value: float
-    low: float
-    high: float
 
 
 def weights(families: Sequence[str], draws: int = DRAWS) -> NDArray[np.float64]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from predictor.features import FEATURES, Case
 from predictor.fitted import FittedPredictor
 from predictor.physical import INTERVAL_LEVEL, Estimates, Intervals
@@ -17,7 +15,7 @@ FEATURE_MARGIN = 0.15
 """Share of a feature's range by which a case may lie outside the corpus."""
 UPDATES_MARGIN = 4.0
 """Factor by which the updates an epoch may differ from the corpus'."""
-_WORDS = dict(
+FEATURE_WORDS = dict(
     zip(
         FEATURES,
         (
@@ -41,13 +39,17 @@ def unlike_corpus(case: Case, fitted: FittedPredictor) -> str | None:
     """Why a case is unlike everything the corpus holds, None when it is not."""
     ranges = zip(case.features, fitted.feature_low, fitted.feature_high, strict=True)
     for index, (value, low, high) in enumerate(ranges):
-        margin = FEATURE_MARGIN * (high - low)
-        if np.isnan(value) or np.isnan(margin):
-            continue
-        if not low - margin <= value <= high + margin:
+        if outside(value, low, high):
             side = "below" if value < low else "above"
-            return f"its {_WORDS[FEATURES[index]]} lies {side} everything in the corpus"
+            return f"its {FEATURE_WORDS[FEATURES[index]]} lies {side} everything in the corpus"
     return None
+
+
+def outside(value: float, low: float, high: float) -> bool:
+    """Whether a feature lies outside its range in the corpus, by more than the margin; what is
+    not defined does not."""
+    margin = FEATURE_MARGIN * (high - low)
+    return bool(value < low - margin or value > high + margin)
 
 
 def too_little_headroom(case: Case) -> str | None:

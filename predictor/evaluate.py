@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictor import bootstrap
-from predictor.bootstrap import Score
 from predictor.candidates import BASELINES, CANDIDATES
 from predictor.corpus import CorpusRow
 from predictor.decide import ADAPT_PROBABILITY, KEEP_PROBABILITY
@@ -26,6 +25,7 @@ from predictor.held_out import Refits, intervals
 from predictor.learning import LearningPoint, learning_curve
 from predictor.outcomes import Arm, ModelOutcome, compare_arms, model_outcomes, rank_by_headroom
 from predictor.physical import CHOSEN, INTERVAL_LEVEL, Estimates, Intervals
+from predictor.scores import HeldOutCase, Score
 from predictor.stability_scores import ScoreFormula, compare_formulas
 from predictor.variance import Shares, variance_shares
 from stability_probe.errors import MissingError
@@ -79,24 +79,6 @@ class SkillContrast:
     brier: Score | None
     time_saved_mae: Score | None
     accuracy_delta_mae: Score | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldOutCase:
-    """One row as the chosen candidate saw it: told without its family, and what came of it."""
-
-    model: str
-    data: str
-    seed: int
-    family: str
-    probability_of_benefit: float
-    benefits: bool
-    time_saved_told_pct: float
-    time_saved_interval_pct: tuple[float, float]
-    time_saved_pct: float
-    accuracy_delta_told_pp: float
-    accuracy_delta_interval_pp: tuple[float, float]
-    accuracy_delta_pp: float
 
 
 @dataclass(frozen=True, kw_only=True)

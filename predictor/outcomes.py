@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from predictor import bootstrap
-from predictor.bootstrap import Score
 from predictor.corpus import CorpusRow
 from predictor.examples import finished, in_order, usable
+from predictor.scores import Score
 from stability_probe import metrics
 from stability_probe.records import MeanStd
 

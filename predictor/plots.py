@@ -1,18 +1,35 @@
-"""Figures of an evaluation: one function a figure, records on a given axes."""
+"""Figures of predictions and of an evaluation: one function a figure, records on a given axes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
-from scipy.stats import binomtest
 
-from predictor.evaluate import Evaluation, HeldOutCase
-from stability_probe.plots import MARKERS, PALETTE, Panels, write_figure
+from predictor.features import Case, make_cases
+from predictor.physical import rehearsals
+from predictor.scores import HeldOutCase
+from stability_probe.plots import (
+    MARKERS,
+    PALETTE,
+    Panels,
+    scale_log2,
+    write_characterization_plots,
+    write_figure,
+    write_run_plots,
+    write_study_plots,
+    write_validation_plots,
+)
+from stability_probe.records import RunResult, Study, Validation
+from stability_probe.stored import Stored, fixed_twin
+
+if TYPE_CHECKING:  # it brings scikit-learn
+    from predictor.evaluate import Evaluation
 
 _BINS = np.linspace(0.0, 1.0, 6)
 
@@ -34,6 +51,8 @@ def reliability(cases: Sequence[HeldOutCase]) -> list[tuple[float, float, int]]:
 
 def draw_reliability(ax: Axes, evaluation: Evaluation) -> None:
     """Share that benefited against the probability told; on the diagonal it means what it says."""
+    from scipy.stats import binomtest
+
     points = reliability(evaluation.cases)
     ax.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="calibrated")
     x, y, _ = zip(*points, strict=True)
@@ -57,9 +76,14 @@ def draw_reliability(ax: Axes, evaluation: Evaluation) -> None:
 
 def draw_predicted(ax: Axes, evaluation: Evaluation) -> None:
     """Time saved that was measured against what was told, with the interval, by family."""
-    names = sorted({c.family for c in evaluation.cases})
+    draw_told(ax, evaluation.cases, evaluation.interval_level)
+
+
+def draw_told(ax: Axes, cases: Sequence[HeldOutCase], interval_level: float) -> None:
+    """What was told of families held out, and what came of it; on the diagonal it was right."""
+    names = sorted({c.family for c in cases})
     for index, name in enumerate(names):
-        own = [c for c in evaluation.cases if c.family == name]
+        own = [c for c in cases if c.family == name]
         ax.plot(
             [c.time_saved_told_pct for c in own],
             [c.time_saved_pct for c in own],
@@ -70,21 +94,54 @@ def draw_predicted(ax: Axes, evaluation: Evaluation) -> None:
             alpha=0.8,
             label=name,
         )
-    told = np.array([c.time_saved_told_pct for c in evaluation.cases])
+    told = np.array([c.time_saved_told_pct for c in cases])
     order = np.argsort(told)
     for end in (0, 1):
-        ends = np.array([c.time_saved_interval_pct[end] for c in evaluation.cases])
+        ends = np.array([c.time_saved_interval_pct[end] for c in cases])
         ax.plot(told[order], ends[order], color="0.75", linewidth=1, zorder=0)
-    reach = [*told, *(c.time_saved_pct for c in evaluation.cases)]
+    reach = [*told, *(c.time_saved_pct for c in cases)]
     span = [min(reach) - 3, max(reach) + 3]
     ax.plot(span, span, color="0.6", linestyle="--", linewidth=1, zorder=0)
-    level = f"{100 * evaluation.interval_level:.0f} %"
+    level = f"{100 * interval_level:.0f} %"
     ax.set(
-        title=f"Time saved, families held out (grey: {level} intervals)",
+        title=f"Time saved, families held out\n(grey: {level} intervals)",
         xlabel="told, %",
         ylabel="by the run's batch sizes, %",
     )
     ax.legend(loc="best", fontsize=7, ncols=2)
+
+
+def draw_rehearsals(ax: Axes, cases: Sequence[Case], seeds: Sequence[int]) -> None:
+    """Batch sizes that the rule would choose on each seed's window, carried on without training."""
+    sizes = [size for case in cases for path in rehearsals(case) for size in path]
+    for index, (case, seed) in enumerate(zip(cases, seeds, strict=True)):
+        for draw, path in enumerate(rehearsals(case)):
+            x = np.arange(1, len(path) + 1)
+            label = "" if draw else f"seed {seed}"
+            (line,) = ax.plot(x, path, color=PALETTE[index % 7], alpha=0.7, label=label)
+            line.set_drawstyle("steps-mid")
+    scale_log2(ax.yaxis, sizes)
+    if len(cases) > 1:
+        ax.legend(fontsize="small", ncols=1 + len(cases) // 5)
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    ax.set(title="Rehearsed batch sizes", xlabel="epoch", ylabel="batch size (samples per update)")
+    ax.grid(alpha=0.25)
+
+
+def write_plots(stored: Stored, root: Path, out: Path, fmt: str) -> list[Path]:
+    """Draw whatever is stored in folder `out`; the fixed run beside a run is looked for in `root`.
+
+    Raises as `write_figure`.
+    """
+    if isinstance(stored, RunResult):
+        return write_run_plots(stored, out, fmt, fixed_twin(stored, root))
+    if isinstance(stored, Study):
+        return write_study_plots(stored, out, fmt)
+    if isinstance(stored, Validation):
+        return write_validation_plots(stored, out, fmt)
+    c = stored.characterization
+    rehearsed = partial(draw_rehearsals, cases=make_cases(c), seeds=c.seeds)
+    return write_characterization_plots(c, out, fmt, more=[rehearsed])
 
 
 def draw_learning(ax: Axes, evaluation: Evaluation) -> None:

@@ -9,10 +9,11 @@ import numpy as np
 
 from predictor.candidates import BASELINES, CANDIDATES
 from predictor.corpus import CorpusRow
-from predictor.evaluate import HeldOutCase, brier, held_out_cases, no_skill
+from predictor.evaluate import brier, held_out_cases, no_skill
 from predictor.examples import Example, families, make_examples, usable
 from predictor.held_out import Refits, intervals
 from predictor.physical import CHOSEN, Estimates
+from predictor.scores import HeldOutCase
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from predictor.bootstrap import Score
 from predictor.evaluate import CandidateScores, Evaluation
 from predictor.refit import Refit
+from predictor.scores import Score
 from predictor.stability_scores import WINDOWS, ScoreFormula
 from stability_probe.records import MeanStd, to_plain
 from stability_probe.run_summary import SCHEMA_VERSION

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.bootstrap import Score, of_draws, spearman
+from predictor.bootstrap import of_draws, spearman
 from predictor.corpus import CorpusRow
+from predictor.scores import Score
 from stability_probe import metrics
 from stability_probe.records import Profile
 

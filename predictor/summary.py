@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,8 +10,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from predictor.reproduce import changed_flags
 from stability_probe import metrics
-from stability_probe.config import RunConfig
 from stability_probe.records import (
     Characterization,
     MeanStd,
@@ -23,20 +21,7 @@ from stability_probe.records import (
 )
 from stability_probe.run_summary import SCHEMA_VERSION
 
-_FLAGGED = (
-    *("data", "data_dir", "limit", "img_size", "batch_size", "max_batch_size", "epochs"),
-    *(
-        "window_epochs",
-        "device",
-        "precision",
-        "optimizer",
-        "lr",
-        "lr_schedule",
-        "lr_rule",
-        "threads",
-    ),
-)
-_VERDICTS = {
+VERDICTS = {
     "adapt": ("ADAPT the batch", "bold green"),
     "keep_fixed": ("KEEP the batch FIXED", "bold yellow"),
     "abstain": ("CANNOT SAY", "bold magenta"),
@@ -105,7 +90,7 @@ def characterization_table(c: Characterization, p: Prediction) -> Group:
     )
     table.add_row("memory format", c.curve.memory_format, Text(c.curve.memory_format_reason, "dim"))
     score, norm, loss, variance = (
-        _with_std(_over_seeds(c, name))
+        with_std(_over_seeds(c, name))
         for name in (
             *("stability_score", "grad_norm_variation", "loss_variation"),
             "grad_component_variance",
@@ -123,15 +108,15 @@ def characterization_table(c: Characterization, p: Prediction) -> Group:
 
 def verdict_lines(p: Prediction) -> Text:
     """The verdict, its numbers and what they rest on."""
-    words, style = _VERDICTS[p.verdict]
+    words, style = VERDICTS[p.verdict]
     level = f"{100 * p.interval_level:.0f} %"
     lines = Text.assemble(
         (words, style),
         f" — {p.reason}\n"
         f"time saved {p.time_saved_pct:+.0f} % "
-        f"({level} interval {_interval(p.time_saved_interval_pct)}), "
+        f"({level} interval {interval_words(p.time_saved_interval_pct)}), "
         f"accuracy change {p.accuracy_delta_pp:+.1f} points "
-        f"({_interval(p.accuracy_delta_interval_pp, 1)})\n",
+        f"({interval_words(p.accuracy_delta_interval_pp, 1)})\n",
         (f"rests on {p.basis}", "dim"),
     )
     if p.alternative:
@@ -179,14 +164,14 @@ def validation_table(v: Validation) -> Group:
     table.add_row(
         "time saved %",
         f"{p.time_saved_pct:+.1f}",
-        _interval(p.time_saved_interval_pct, 1),
-        _with_std(v.time_saved_pct),
+        interval_words(p.time_saved_interval_pct, 1),
+        with_std(v.time_saved_pct),
     )
     table.add_row(
         "accuracy change, points",
         f"{p.accuracy_delta_pp:+.2f}",
-        _interval(p.accuracy_delta_interval_pp, 2),
-        _with_std(v.accuracy_delta_pp),
+        interval_words(p.accuracy_delta_interval_pp, 2),
+        with_std(v.accuracy_delta_pp),
     )
     table.add_row("updates saved %", "", "", f"{v.updates_saved_pct:.1f}")
     to_target = v.time_to_target_saved_pct
@@ -214,11 +199,29 @@ def _over_seeds(c: Characterization, name: str) -> MeanStd:
     return metrics.mean_std([getattr(m, name) for m in c.metrics])
 
 
-def _with_std(value: MeanStd) -> str:
+def with_std(value: MeanStd) -> str:
+    """Mean and, of several seeds, standard deviation."""
     return f"{value.mean:.3g}" + ("" if value.std is None else f" ± {value.std:.2g}")
 
 
-def _interval(ends: tuple[float, float], digits: int = 0) -> str:
+def signed(value: MeanStd, digits: int = 1) -> str:
+    """A difference: mean with its sign and, of several seeds, standard deviation."""
+    std = "" if value.std is None else f" ± {value.std:.{digits}f}"
+    return f"{value.mean:+.{digits}f}{std}"
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """A fraction as percent."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 seed``, ``2 seeds``."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def interval_words(ends: tuple[float, float], digits: int = 0) -> str:
+    """Both ends of an interval, with their signs."""
     return f"{ends[0]:+.{digits}f} to {ends[1]:+.{digits}f}"
 
 
@@ -244,24 +247,13 @@ def _noise_words(c: Characterization) -> tuple[str, Text]:
     return f"{value.mean:.0f} samples", Text("batches below it are mostly noise", "dim")
 
 
-def _changed_flags(config: Mapping[str, Any]) -> list[str]:
-    """The flags that describe the same run again."""
-    defaults = {f.name: f.default for f in dataclasses.fields(RunConfig)}
-    words = []
-    for name in _FLAGGED:
-        if config[name] != defaults[name]:
-            flag = {"batch_size": "-b", "window_epochs": "--window"}.get(name)
-            words += [flag or f"--{name.replace('_', '-')}", str(config[name])]
-    return words
-
-
 def _closing_lines(c: Characterization, p: Prediction) -> Text:
     run_s = full_run_s(c)
     config = c.config
     return Text.assemble(
         f"cost: window {c.probe_s:.1f} s, {100 * c.probe_s / run_s:.1f} % of the full run's "
         f"{run_s:.0f} s; throughput curve {c.curve.time_s:.1f} s\n",
-        f"next: probe validate {shlex.join([config['model'], *_changed_flags(config)])}",
+        f"next: probe validate {shlex.join([config['model'], *changed_flags(config)])}",
     )
 
 

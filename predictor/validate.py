@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from predictor import predict
 from predictor.corpus import CORPUS_READING
-from stability_probe import metrics
+from predictor.judge import judge
 from stability_probe.config import RunConfig
 from stability_probe.errors import RunError
 from stability_probe.paired import compare_runs
 from stability_probe.probe import characterize
 from stability_probe.progress import Progress, Quiet
-from stability_probe.records import Comparison, Prediction, RunResult, Validation
+from stability_probe.records import RunResult, Validation
 from stability_probe.run import run
 from stability_probe.store import Store
-
-_CLASS_OF = {"adapt": ("benefits",), "keep_fixed": ("neutral", "harms")}
 
 
 def validate(
@@ -43,6 +40,8 @@ def validate(
     arguments = dict(scheduler_args)
     c = characterize(config, seeds=seeds, store=store, progress=progress)
     prediction = predict(c)
+    # Kept, so that `probe report` finds it beside the runs that follow.
+    store.save_characterization(c, prediction)
     resolved = RunConfig.from_dict(c.config)
     pairs = []
     for seed in seeds:
@@ -54,37 +53,6 @@ def validate(
             )
         )
     return judge(config, seeds, prediction, pairs)
-
-
-def judge(
-    config: RunConfig,
-    seeds: Sequence[int],
-    prediction: Prediction,
-    pairs: Sequence[Comparison],
-) -> Validation:
-    """The prediction beside the mean outcome of the pairs."""
-    time_saved = metrics.mean_std([p.time_saved_pct for p in pairs])
-    delta = metrics.mean_std([p.accuracy_delta_pp for p in pairs])
-    to_target = [p.time_to_target_saved_pct for p in pairs]
-    measured_class = metrics.benefit_class(time_saved.mean, delta.mean)
-    low, high = prediction.time_saved_interval_pct
-    delta_low, delta_high = prediction.accuracy_delta_interval_pp
-    expected = _CLASS_OF.get(prediction.verdict)
-    return Validation(
-        config=config.to_dict(),
-        seeds=tuple(seeds),
-        prediction=prediction,
-        comparisons=tuple(pairs),
-        time_saved_pct=time_saved,
-        accuracy_delta_pp=delta,
-        updates_saved_pct=metrics.mean_std([p.updates_saved_pct for p in pairs]).mean,
-        time_to_target_saved_pct=(
-            metrics.mean_std(to_target).mean if all(map(math.isfinite, to_target)) else None
-        ),
-        benefit_class=measured_class,
-        inside_interval=low <= time_saved.mean <= high and delta_low <= delta.mean <= delta_high,
-        class_correct=None if expected is None else measured_class in expected,
-    )
 
 
 def _finished(result: RunResult) -> RunResult:

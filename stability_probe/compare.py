@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from stability_probe import metrics
+from stability_probe.advice import REPLAYED, advise
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset
 from stability_probe.errors import UsageError
 from stability_probe.optim import scale_lr
 from stability_probe.progress import Progress, Quiet
-from stability_probe.records import ArmOutcome, Contrast, RunResult, Study, ThroughputCurve
+from stability_probe.records import RunResult, Study, ThroughputCurve
 from stability_probe.run import load_run_data
 from stability_probe.schedulers import make_scheduler
 from stability_probe.schedulers.base import GRID
@@ -41,7 +41,6 @@ MULTIPLES = (2, 4, 8)
 """Of the initial batch: the larger fixed batches."""
 FIXED = "fixed"
 AGAIN = "fixed reordered"
-REPLAYED = "deba replayed"
 SCATTERED = "deba at random"
 AVERAGE = "deba's average"
 CONTRASTS = (
@@ -171,84 +170,3 @@ def _at_average(config: RunConfig, adaptive: RunResult) -> RunConfig:
             "max_batch_size": largest,
         }
     )
-
-
-def advise(study: Study) -> str:
-    """What to use for this model, and what DEBA's signals added to its batch sequence."""
-    return " ".join(
-        part for part in (_choice(study), _most_accurate(study), _signals(study)) if part
-    )
-
-
-def _choice(study: Study) -> str:
-    usable = [
-        (arm.time_saved_pct.mean, arm)
-        for arm in study.arms
-        if arm.role in ("fixed", "decay", "schedule")
-        and arm.time_saved_pct is not None
-        and arm.accuracy_delta_pp is not None
-        and arm.time_saved_pct.larger_than_noise
-        and arm.time_saved_pct.mean >= metrics.MIN_TIME_SAVED_PCT
-        and arm.accuracy_delta_pp.mean >= -metrics.MAX_ACCURACY_LOSS_PP
-    ]
-    if not usable:
-        return (
-            f"Keep the batch at {study.config['batch_size']}: nothing saved "
-            f"{metrics.MIN_TIME_SAVED_PCT:g} % of the time beyond the noise at an accuracy loss "
-            f"of at most {metrics.MAX_ACCURACY_LOSS_PP:g} points."
-        )
-    _, arm = max(usable, key=lambda pair: pair[0])
-    return f"Use {arm.name}: {_gain(arm)}."
-
-
-def _most_accurate(study: Study) -> str:
-    better = [
-        (arm.accuracy_delta_pp.mean, arm)
-        for arm in study.arms
-        if arm.role in ("fixed", "decay", "schedule")
-        and arm.accuracy_delta_pp is not None
-        and arm.accuracy_delta_pp.larger_than_noise
-        and arm.accuracy_delta_pp.mean > 0
-    ]
-    if not better:
-        return "No arm was more accurate than the fixed batch by more than the noise."
-    _, arm = max(better, key=lambda pair: pair[0])
-    return f"Most accurate beyond the noise: {arm.name}, {_gain(arm)}."
-
-
-def _gain(arm: ArmOutcome) -> str:
-    assert arm.time_saved_pct is not None
-    assert arm.accuracy_delta_pp is not None
-    time, accuracy = arm.time_saved_pct, arm.accuracy_delta_pp
-    less = "less" if time.mean >= 0 else "more"
-    return (
-        f"{abs(time.mean):.0f} % {less} time ({_told(time.larger_than_noise)}), "
-        f"accuracy {accuracy.mean:+.1f} points ({_told(accuracy.larger_than_noise)})"
-    )
-
-
-def _told(larger: bool) -> str:
-    return "beyond the noise" if larger else "within the noise"
-
-
-def _signals(study: Study) -> str:
-    asked = [c for c in study.contrasts if c.against in (REPLAYED, "timed")]
-    if not asked:
-        return ""
-    return " ".join(f"DEBA's signals gained {_gained(c)} over {c.name}." for c in asked)
-
-
-def _gained(contrast: Contrast) -> str:
-    numbers = (
-        f"time {contrast.time_saved_pct.mean:+.0f} %, "
-        f"accuracy {contrast.accuracy_delta_pp.mean:+.1f} points"
-    )
-    beyond = [
-        word if difference.mean > 0 else f"a loss of {word}"
-        for word, difference in (
-            ("time", contrast.time_saved_pct),
-            ("accuracy", contrast.accuracy_delta_pp),
-        )
-        if difference.larger_than_noise
-    ]
-    return f"{' and '.join(beyond) or 'nothing beyond the noise'} ({numbers})"

@@ -66,6 +66,7 @@ RUN_IDS = click.Argument(["run_ids"], metavar="RUN_ID...", nargs=-1, required=Tr
 CHARACTERIZATION = click.Argument(["characterization"], metavar="FILE.json")
 STORED = click.Argument(["stored"], metavar="RUN_ID|FILE.json")
 DATA_DIR = field_option("data_dir", "Where data sets lie.", unset="the usual places")
+REPORTED = click.Argument(["reported"], metavar="RUN_ID|FILE.json...", nargs=-1, required=True)
 TRAINING: Sequence[click.Option] = (
     field_option("data", "Data set, folder:PATH or package.module:callable."),
     DATA_DIR,
@@ -170,6 +171,13 @@ CORPUS_OUT = click.Option(
     default="corpus.csv",
     show_default=True,
     help="File for the rows.",
+)
+REPORT_OUT = click.Option(
+    ["-o", "--output", "report"],
+    type=click.Path(dir_okay=False),
+    default="report.html",
+    show_default=True,
+    help="File for the page; only an earlier report is overwritten.",
 )
 FITTED_OUT = click.Option(
     ["-o", "--output", "fitted"],

@@ -1,6 +1,6 @@
 """Figures of runs, probes and validations: one function a figure, records on a given axes.
 
-The numbers come from the pure functions at the top. Everything goes through matplotlib's object
+The numbers come from `stability_probe.series`. Everything goes through matplotlib's object
 interface, so no backend, style or figure of the caller is touched.
 """
 
@@ -8,28 +8,37 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
-from numpy.typing import NDArray
 
 from stability_probe.errors import RunError, UsageError
-from stability_probe.metrics import samples_per_s
 from stability_probe.records import (
     Characterization,
-    EpochRecord,
     MeanStd,
     RunResult,
     Study,
     ThroughputCurve,
     Validation,
+)
+from stability_probe.series import (
+    Epochs,
+    Windows,
+    batch_decisions,
+    epoch_series,
+    epochs_by_seed,
+    speed_ups,
+    symmetric_limit,
+    wants_log,
 )
 from stability_probe.store import write_bytes
 
@@ -38,53 +47,12 @@ FORMATS = ("png", "svg", "pdf")
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^Dv"
 DECISION_MARKS = {"increase": ("^", PALETTE[2]), "rollback": ("v", PALETTE[1])}
-LOG_SPAN = 30.0  # Values that span more than this factor get a logarithmic axis.
 
-Series = tuple[NDArray[np.float64], NDArray[np.float64]]
-Epochs = Sequence[EpochRecord]
-Windows = Epochs | Sequence[Epochs]  # The epochs of one run, or of several seeds.
 Panels = list[Callable[[Axes], None]]
+Names = Sequence[int | str]  # Of several runs: their seeds, or what else tells them apart.
 
 
-def epochs_by_seed(records: Windows) -> list[Epochs]:
-    """One sequence of epochs a seed, whichever of the two forms came in."""
-    single = [r for r in records if isinstance(r, EpochRecord)]
-    return [single] if single else [r for r in records if not isinstance(r, EpochRecord)]
-
-
-def epoch_series(epochs: Epochs, field: str) -> Series:
-    """Epoch numbers and values of a field. Epochs without a value are left out; one that is not
-    finite becomes NaN, so that the line breaks there instead of suggesting a measurement."""
-    pairs = [(e.epoch, getattr(e, field)) for e in epochs if getattr(e, field) is not None]
-    x, y = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
-    return x, np.where(np.isfinite(y), y, np.nan)
-
-
-def wants_log(values: Iterable[float]) -> bool:
-    """Whether the finite values are all positive and span more than `LOG_SPAN`."""
-    finite = [v for v in values if math.isfinite(v)]
-    return bool(finite) and min(finite) > 0 and max(finite) / min(finite) > LOG_SPAN
-
-
-def batch_decisions(epochs: Epochs, action: str) -> list[tuple[float, int]]:
-    """Boundary and following batch of each `action`; the last epoch has no batch after it."""
-    return [(e.epoch + 0.5, n.batch_size) for e, n in pairwise(epochs) if e.action == action]
-
-
-def speed_ups(curve: ThroughputCurve, batch_size: int | None = None) -> list[float]:
-    """Speed of each point over that at `batch_size` (by default the first point's)."""
-    if not curve.points:
-        return []
-    reference = samples_per_s(curve, batch_size or curve.points[0].batch_size)
-    return [p.samples_per_s / reference if reference else math.nan for p in curve.points]
-
-
-def symmetric_limit(values: Iterable[float]) -> float:
-    """Half-width of an axis centred on zero that holds every finite value, with a margin."""
-    return 1.15 * max((abs(v) for v in values if math.isfinite(v)), default=0.0) or 1.0
-
-
-def draw_norms(ax: Axes, records: Windows, seeds: Sequence[int] = ()) -> None:
+def draw_norms(ax: Axes, records: Windows, seeds: Names = ()) -> None:
     """Epoch-mean gradient norm, with a band of one standard error."""
     for index, epochs in enumerate(epochs_by_seed(records)):
         x, norm = epoch_series(epochs, "grad_norm")
@@ -94,41 +62,48 @@ def draw_norms(ax: Axes, records: Windows, seeds: Sequence[int] = ()) -> None:
     ax.set(title="Gradient norm", ylabel="gradient norm ‖g‖ (epoch mean ± SEM)")
 
 
-def draw_component_variance(ax: Axes, records: Windows, seeds: Sequence[int] = ()) -> None:
+def draw_component_variance(ax: Axes, records: Windows, seeds: Names = ()) -> None:
     """Variance over the components of the gradient, mean over each epoch."""
     _draw_fields(ax, records, seeds, grad_component_variance="variance")
     ax.set(title="Gradient component variance", ylabel="variance over components (epoch mean)")
 
 
-def draw_variation(ax: Axes, records: Windows, seeds: Sequence[int] = ()) -> None:
+def draw_variation(ax: Axes, records: Windows, seeds: Names = ()) -> None:
     """Relative change of gradient norm and loss between consecutive epochs."""
     _draw_fields(ax, records, seeds, grad_norm_variation="gradient norm", loss_variation="loss")
     ax.set(title="Variation: norm (solid), loss (dashed)", ylabel="change since last epoch (ratio)")
 
 
-def draw_loss(ax: Axes, records: Windows, seeds: Sequence[int] = ()) -> None:
+def draw_loss(ax: Axes, records: Windows, seeds: Names = ()) -> None:
     """Training and test loss."""
     _draw_fields(ax, records, seeds, loss="training", test_loss="test")
     ax.set(title="Loss: training (solid), test (dashed)", ylabel="loss (nats per sample)")
 
 
-def draw_accuracy(ax: Axes, records: Windows, seeds: Sequence[int] = ()) -> None:
+def draw_accuracy(ax: Axes, records: Windows, seeds: Names = ()) -> None:
     """Test accuracy in percent."""
     _draw_fields(ax, records, seeds, test_accuracy="test")
     ax.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=""))
     ax.set(title="Test accuracy", ylabel="test accuracy (%)")
 
 
-def draw_batch_size(ax: Axes, epochs: Epochs) -> None:
-    """Batch size of each epoch as steps, with the schedule's decisions at epoch boundaries."""
+def draw_batch_size(ax: Axes, epochs: Epochs, beside: Epochs = ()) -> None:
+    """Batch size of each epoch as steps, with the schedule's decisions at epoch boundaries.
+
+    `beside` is the fixed run that it is compared with.
+    """
     _draw_fields(ax, epochs, batch_size="batch size")
+    if beside:
+        x, y = epoch_series(beside, "batch_size")
+        ax.plot(x, y, "--", color=PALETTE[1], label="fixed batch")
+        ax.legend(fontsize="small")
     for line in ax.lines:
         line.set_drawstyle("steps-mid")
     for action, (marker, color) in DECISION_MARKS.items():
         if at := batch_decisions(epochs, action):
             ax.scatter(*zip(*at, strict=True), marker=marker, color=color, zorder=3, label=action)
             ax.legend(fontsize="small")
-    _scale_log2(ax.yaxis, [e.batch_size for e in epochs])
+    scale_log2(ax.yaxis, [e.batch_size for e in (*epochs, *beside)])
     ax.set(title="Batch size", ylabel="batch size (samples per update)")
 
 
@@ -147,7 +122,7 @@ def draw_throughput(ax: Axes, curve: ThroughputCurve, batch_size: int | None = N
         ax.set_yscale("log")
     else:
         ax.set_ylim(0, symmetric_limit(speeds))
-    _scale_log2(ax.xaxis, sizes)
+    scale_log2(ax.xaxis, sizes)
     notes = ["machine was busy: timings disagree"] if curve.busy else []
     notes += [f"curve ends early: {curve.stopped_by}"] if curve.stopped_by else []
     ax.text(0.97, 0.04, "\n".join(notes), transform=ax.transAxes, ha="right", color=PALETTE[1])
@@ -213,19 +188,37 @@ def draw_study(ax: Axes, study: Study) -> None:
 EPOCH_FIGURES = (draw_norms, draw_component_variance, draw_variation, draw_loss, draw_accuracy)
 
 
-def write_run_plots(result: RunResult, out: Path, fmt: str = "png") -> list[Path]:
-    """Write `<run_id>.<fmt>` in folder `out`: what one run recorded, over its epochs."""
+def write_run_plots(
+    result: RunResult, out: Path, fmt: str = "png", beside: RunResult | None = None
+) -> list[Path]:
+    """Write `<run_id>.<fmt>` in folder `out`: what one run recorded, over its epochs.
+
+    `beside` is the fixed run that it is compared with, drawn where both can be read.
+    """
     panels: Panels = [partial(draw, records=result.epochs) for draw in EPOCH_FIGURES]
-    panels += [partial(draw_batch_size, epochs=result.epochs)]
+    if beside is not None:
+        panels[-1] = partial(draw_accuracy, **beside_fixed(result, beside))
+    against = beside.epochs if beside else ()
+    panels += [partial(draw_batch_size, epochs=result.epochs, beside=against)]
     config, about = result.config, f"{result.device}, {result.status}"
     title = f"{config['model']} on {config['data']}, {config['scheduler']} schedule, {about}"
     return write_figure(panels, title, out, result.run_id, fmt)
 
 
-def write_characterization_plots(c: Characterization, out: Path, fmt: str = "png") -> list[Path]:
-    """Write `<model>-<data>-characterization.<fmt>` in folder `out`: windows and throughput."""
+def beside_fixed(result: RunResult, fixed: RunResult) -> dict[str, Any]:
+    """Arguments that make a figure of epochs show a run and the fixed one beside it."""
+    names = (str(result.config["scheduler"]), "fixed batch")
+    return {"records": (result.epochs, fixed.epochs), "seeds": names}
+
+
+def write_characterization_plots(
+    c: Characterization, out: Path, fmt: str = "png", more: Panels | None = None
+) -> list[Path]:
+    """Write `<model>-<data>-characterization.<fmt>` in folder `out`: windows and throughput, and
+    `more` behind them."""
     panels: Panels = [partial(d, records=c.windows, seeds=c.seeds) for d in EPOCH_FIGURES]
     panels += [partial(draw_throughput, curve=c.curve, batch_size=c.config["batch_size"])]
+    panels += more or []
     model, data = c.config["model"], c.config["data"]
     name = f"{model}-{data}-characterization"
     return write_figure(panels, f"{model} on {data}, {c.device}", out, name, fmt)
@@ -235,7 +228,7 @@ def write_validation_plots(v: Validation, out: Path, fmt: str = "png") -> list[P
     """Write `<model>-<data>-validation.<fmt>` in folder `out`: prediction and measurement."""
     panels: Panels = [partial(draw_validation, validation=v)]
     model, data = v.config["model"], v.config["data"]
-    title = f"{model} on {data}, {v.config['device']}"
+    title = f"{model} on {data}, {v.config.get('device', '')}".rstrip(", ")
     return write_figure(panels, title, out, f"{model}-{data}-validation", fmt)
 
 
@@ -247,16 +240,17 @@ def write_study_plots(study: Study, out: Path, fmt: str = "png", name: str = "")
     return write_figure(panels, title, out, name or f"{model}-{data}-study", fmt, scale=1.6)
 
 
-def _draw_fields(ax: Axes, records: Windows, seeds: Sequence[int] = (), **fields: str) -> None:
+def _draw_fields(ax: Axes, records: Windows, seeds: Names = (), **fields: str) -> None:
     """A line a seed and field (name=label). The second field is dashed; colour and marker tell
     seeds apart, or the fields of a single run."""
     windows = epochs_by_seed(records)
-    names = seeds if len(seeds) == len(windows) else range(len(windows))
+    names: Names = seeds if len(seeds) == len(windows) else range(len(windows))
     for index, (epochs, name) in enumerate(zip(windows, names, strict=True)):
         for order, (field, label) in enumerate(fields.items()):
             x, y = epoch_series(epochs, field)
             look = order if len(windows) == 1 else index
-            text = label if len(windows) == 1 else "" if order else f"seed {name}"
+            told = f"seed {name}" if isinstance(name, int) else name
+            text = label if len(windows) == 1 else "" if order else told
             (line,) = ax.plot(x, y, ("-", "--")[order], color=PALETTE[look % 7], label=text)
             # Markers keep a single epoch visible; on a long run they would hide the line.
             line.set(marker=MARKERS[look % 5] if len(x) <= 40 else "", markersize=3)
@@ -295,7 +289,7 @@ def _label_apart(ax: Axes, points: Sequence[tuple[str, float, float]]) -> None:
         ax.annotate(name, (x, y), (6, up), textcoords="offset points", size=7)
 
 
-def _scale_log2(axis: Axis, sizes: Sequence[int]) -> None:
+def scale_log2(axis: Axis, sizes: Sequence[int]) -> None:
     """Base-2 axis with plain numbers; the margin always leaves a power of two in view."""
     low, high = min(sizes, default=1) / 1.5, max(sizes, default=1) * 1.5
     axes = axis.axes
@@ -335,12 +329,17 @@ def write_figure(
     """
     if fmt not in FORMATS:
         raise UsageError(f"unknown plot format {fmt!r}; use one of {', '.join(FORMATS)}")
-    rows, columns = math.ceil(len(panels) / 3), min(3, len(panels))
+    columns = 4 if len(panels) > 6 else min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
     size = (scale * (4.4 * columns + 1), scale * (3.6 * rows + 1))
     fig = Figure(figsize=size, dpi=120)
     fig.set_layout_engine("constrained", w_pad=0.12, h_pad=0.08)
-    for draw, ax in zip(panels, fig.subplots(rows, columns, squeeze=False).flat, strict=True):
+    places = list(fig.subplots(rows, columns, squeeze=False).flat)
+    for draw, ax in zip(panels, places, strict=False):
         draw(ax)
+    _take_literally(fig)
+    for ax in places[len(panels) :]:
+        ax.set_axis_off()
     # A $ in a folder's name would otherwise start a formula.
     fig.suptitle(title, parse_math=False)
     content = io.BytesIO()
@@ -352,3 +351,43 @@ def write_figure(
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}") from error
     return [path]
+
+
+def _take_literally(fig: Figure) -> None:
+    """Names are the user's: a $ in them starts no formula. Those of the ticks are ours."""
+    for ax in fig.axes:
+        legend = ax.get_legend()
+        for text in (ax.title, *ax.texts, *(legend.get_texts() if legend else ())):
+            text.set_parse_math(False)
+
+
+_PAGE_COLORS = {
+    "#000000": "currentColor",
+    "#ffffff": "var(--card, #ffffff)",
+    "#0072b2": "var(--blue, #0072b2)",  # too dark for a dark page
+}
+
+
+def svg_text(draw: Callable[[Axes], None], key: str, size: tuple[float, float]) -> str:
+    """One figure of `size` inches as an <svg> element to be set into a page.
+
+    The same records give the same text; `key` begins every id, so that figures of different keys
+    share a page. Text stays text, black is the page's colour of text, white its background.
+    """
+    fig = Figure(figsize=size)
+    fig.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06)
+    draw(fig.subplots())
+    _take_literally(fig)
+    content = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
+        fig.savefig(content, format="svg", transparent=True, metadata={"Date": None})
+    text = content.getvalue()
+    text = text[text.index("<svg") :].rstrip()
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # The page sets the width; the viewBox keeps the proportions.
+    text = re.sub(r'(<svg [^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{key}-", text)
+    for color, name in _PAGE_COLORS.items():
+        text = text.replace(color, name)
+    return text

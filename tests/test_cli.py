@@ -563,12 +563,11 @@ def test_runs_lists_what_is_stored() -> None:
 def drawn(fake: Callable[..., None]) -> list[tuple[Any, Path, str]]:
     calls: list[tuple[Any, Path, str]] = []
 
-    def write(what: Any, out: Path, fmt: str) -> list[Path]:
+    def write(what: Any, root: Path, out: Path, fmt: str) -> list[Path]:
         calls.append((what, out, fmt))
         return [out / f"a.{fmt}"]
 
-    writers = ("write_run_plots", "write_characterization_plots", "write_study_plots")
-    fake("stability_probe.plots", **dict.fromkeys(writers, write))
+    fake("predictor.plots", write_plots=write)
     return calls
 
 
@@ -594,7 +593,7 @@ def test_plot_draws_a_characterization(drawn: list[tuple[Any, Path, str]]) -> No
     result = invoke("plot", str(path))
     assert result.exit_code == 0
     assert result.stdout == "a.png\n"
-    assert drawn[0][0] == c
+    assert drawn[0][0].characterization == c
 
 
 def test_plot_of_what_run_printed(seen: list[RunConfig], drawn: list[Any]) -> None:

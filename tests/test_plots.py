@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stability_probe import plots
+from stability_probe import plots, series
 from stability_probe.config import RunConfig
 from stability_probe.errors import RunError, UsageError
 from stability_probe.metrics import mean_std, relative_change
@@ -147,18 +148,18 @@ def legend_texts(ax: Axes) -> list[str]:
 
 def test_a_single_run_and_several_are_told_apart() -> None:
     run, other = make_epochs(3), make_epochs(2)
-    assert plots.epochs_by_seed(run) == [list(run)]
-    assert plots.epochs_by_seed([run, other]) == [run, other]
-    assert plots.epochs_by_seed([]) == []
+    assert series.epochs_by_seed(run) == [list(run)]
+    assert series.epochs_by_seed([run, other]) == [run, other]
+    assert series.epochs_by_seed([]) == []
 
 
 def test_series_skips_missing_values_and_breaks_at_values_that_are_not_finite() -> None:
     epochs = list(make_epochs(4))
     epochs[2] = dataclasses.replace(epochs[2], grad_norm_variation=math.inf)
-    x, y = plots.epoch_series(epochs, "grad_norm_variation")
+    x, y = series.epoch_series(epochs, "grad_norm_variation")
     assert x.tolist() == [2, 3, 4]
     np.testing.assert_array_equal(np.isnan(y), [False, True, False])
-    assert [len(part) for part in plots.epoch_series([], "loss")] == [0, 0]
+    assert [len(part) for part in series.epoch_series([], "loss")] == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -176,31 +177,31 @@ def test_series_skips_missing_values_and_breaks_at_values_that_are_not_finite() 
 def test_log_axis_is_for_positive_values_that_span_widely(
     values: list[float], expected: bool
 ) -> None:
-    assert plots.wants_log(values) is expected
+    assert series.wants_log(values) is expected
 
 
 def test_decisions_lie_between_the_epochs_they_separate() -> None:
     epochs = make_adaptive([16, 16, 24, 36, 28])
-    assert plots.batch_decisions(epochs, "increase") == [(2.5, 24), (3.5, 36)]
-    assert plots.batch_decisions(epochs, "rollback") == [(4.5, 28)]
+    assert series.batch_decisions(epochs, "increase") == [(2.5, 24), (3.5, 36)]
+    assert series.batch_decisions(epochs, "rollback") == [(4.5, 28)]
 
 
 def test_a_decision_no_epoch_followed_is_not_drawn() -> None:
     last = dataclasses.replace(make_epochs(1)[0], action="increase", next_batch_size=24)
-    assert plots.batch_decisions([last], "increase") == []
+    assert series.batch_decisions([last], "increase") == []
 
 
 def test_speed_ups_refer_to_the_initial_batch() -> None:
     curve = make_curve([100.0, 200.0, 300.0])
-    assert plots.speed_ups(curve) == [1.0, 2.0, 3.0]
-    assert plots.speed_ups(curve, 32) == [0.5, 1.0, 1.5]
-    assert plots.speed_ups(make_curve([])) == []
-    assert math.isnan(plots.speed_ups(make_curve([0.0]))[0])
+    assert series.speed_ups(curve) == [1.0, 2.0, 3.0]
+    assert series.speed_ups(curve, 32) == [0.5, 1.0, 1.5]
+    assert series.speed_ups(make_curve([])) == []
+    assert math.isnan(series.speed_ups(make_curve([0.0]))[0])
 
 
 def test_symmetric_limit_holds_every_finite_value() -> None:
-    assert plots.symmetric_limit([-4.0, 2.0, math.inf, math.nan]) == pytest.approx(4.6)
-    assert plots.symmetric_limit([0.0]) == plots.symmetric_limit([]) == 1.0
+    assert series.symmetric_limit([-4.0, 2.0, math.inf, math.nan]) == pytest.approx(4.6)
+    assert series.symmetric_limit([0.0]) == series.symmetric_limit([]) == 1.0
 
 
 # What is drawn
@@ -326,6 +327,55 @@ def test_an_unbounded_interval_is_cut_at_the_axes(ax: Axes) -> None:
     plots.draw_validation(ax, dataclasses.replace(validation, prediction=unbounded))
     segment = np.asarray(ax.collections[0].get_paths()[0].vertices)
     assert tuple(segment[:, 1]) == ax.get_ylim()
+
+
+def test_a_run_stands_beside_its_fixed_run(ax: Axes) -> None:
+    run = make_result(make_adaptive([16, 16, 24, 36]))
+    fixed = make_result(make_epochs(4, seed=5))
+    plots.draw_accuracy(ax, **plots.beside_fixed(run, fixed))
+    assert legend_texts(ax) == ["deba", "fixed batch"]
+    for line, result in enumerate((run, fixed)):
+        np.testing.assert_allclose(drawn(ax, line)[:, 1], [e.test_accuracy for e in result.epochs])
+    other = Figure().subplots()
+    plots.draw_batch_size(other, run.epochs, fixed.epochs)
+    assert legend_texts(other) == ["batch size", "fixed batch", "increase"]
+    assert drawn(other, 1)[:, 1].tolist() == [16, 16, 16, 16]
+
+
+# On a page
+
+
+def test_a_figure_for_a_page_is_the_same_text_again_and_keeps_to_its_ids() -> None:
+    def draw(ax: Axes) -> None:
+        plots.draw_norms(ax, [make_epochs(3, seed) for seed in range(2)])
+
+    text = plots.svg_text(draw, "key", (4.8, 3.5))
+    assert text == plots.svg_text(draw, "key", (4.8, 3.5))
+    root = ElementTree.fromstring(text)
+    ids = [str(e.get("id")) for e in root.iter() if e.get("id")]
+    assert len(ids) == len(set(ids)) > 10
+    assert all(name.startswith("key-") for name in ids)
+    other = plots.svg_text(draw, "other", (4.8, 3.5))
+    assert not set(ids) & {e.get("id") for e in ElementTree.fromstring(other).iter()}
+    assert "date" not in text
+    assert root.get("viewBox") == "0 0 345.6 252"
+    assert root.get("width") is None
+    # Text is text, in the page's colour.
+    assert "Gradient norm" in [e.text for e in root.iter() if e.tag.endswith("text")]
+    assert "currentColor" in text
+    assert "#000000" not in text
+
+
+def test_names_are_no_formulas_on_a_page() -> None:
+    config = RunConfig(model="m", scheduler="a:$x^{$").to_dict()
+    run = make_result(make_adaptive([16, 24]), config=config)
+    both = plots.beside_fixed(run, make_result(make_epochs(2)))
+    text = plots.svg_text(lambda ax: plots.draw_accuracy(ax, **both), "key", (4.8, 3.5))
+    assert ">a:$x^{$<" in text
+    curve = make_curve([1.0, 2.0], stopped_by="$\\frac{$", memory_format="$x$")
+    text = plots.svg_text(lambda ax: plots.draw_throughput(ax, curve), "key", (4.8, 3.5))
+    assert "$\\frac{$" in text
+    assert "Throughput ($x$)" in text
 
 
 # Files

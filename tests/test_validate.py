@@ -16,7 +16,7 @@ from predictor.validate import judge, validate
 from stability_probe.config import RunConfig
 from stability_probe.errors import RunError
 from stability_probe.records import Characterization, Prediction, RunResult
-from stability_probe.store import Store
+from stability_probe.store import Store, read_characterization
 from tests.predictor_factories import (
     make_characterization,
     make_comparison,
@@ -148,6 +148,14 @@ def test_the_prediction_is_made_before_any_full_run(bench: Bench, tmp_path: Path
     validate(CONFIG, seeds=(3, 7), store=Store(tmp_path))
     assert bench.calls[:2] == ["characterize resnet10t [3, 7]", "predict 2"]
     assert sorted(bench.calls[2:]) == ["deba 3", "deba 7", "fixed 3", "fixed 7"]
+
+
+def test_what_was_told_is_kept_beside_the_runs(bench: Bench, tmp_path: Path) -> None:
+    validate(CONFIG, seeds=(0, 1), store=Store(tmp_path))
+    (path,) = tmp_path.glob("characterizations/*.json")
+    c, p = read_characterization(path)
+    assert c.seeds == (0, 1)
+    assert p == make_prediction()
 
 
 def test_runs_are_paired_by_seed_and_differ_in_the_schedule_only(

@@ -1,0 +1,43 @@
+"""What was told beside what was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from stability_probe import metrics
+from stability_probe.config import RunConfig
+from stability_probe.records import Comparison, Prediction, Validation
+
+_CLASS_OF = {"adapt": ("benefits",), "keep_fixed": ("neutral", "harms")}
+
+
+def judge(
+    config: RunConfig,
+    seeds: Sequence[int],
+    prediction: Prediction,
+    pairs: Sequence[Comparison],
+) -> Validation:
+    """The prediction beside the mean outcome of the pairs."""
+    time_saved = metrics.mean_std([p.time_saved_pct for p in pairs])
+    delta = metrics.mean_std([p.accuracy_delta_pp for p in pairs])
+    to_target = [p.time_to_target_saved_pct for p in pairs]
+    measured_class = metrics.benefit_class(time_saved.mean, delta.mean)
+    low, high = prediction.time_saved_interval_pct
+    delta_low, delta_high = prediction.accuracy_delta_interval_pp
+    expected = _CLASS_OF.get(prediction.verdict)
+    return Validation(
+        config=config.to_dict(),
+        seeds=tuple(seeds),
+        prediction=prediction,
+        comparisons=tuple(pairs),
+        time_saved_pct=time_saved,
+        accuracy_delta_pp=delta,
+        updates_saved_pct=metrics.mean_std([p.updates_saved_pct for p in pairs]).mean,
+        time_to_target_saved_pct=(
+            metrics.mean_std(to_target).mean if all(map(math.isfinite, to_target)) else None
+        ),
+        benefit_class=measured_class,
+        inside_interval=low <= time_saved.mean <= high and delta_low <= delta.mean <= delta_high,
+        class_correct=None if expected is None else measured_class in expected,
+    )

@@ -1,0 +1,192 @@
+"""What a prediction rests on, for a report: rehearsals, nearest rows, scores held out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from predictor import report_figures as figures
+from predictor.decide import ADAPT_PROBABILITY, KEEP_PROBABILITY
+from predictor.grounds import FeatureRange, Grounds, Neighbour
+from predictor.page import Fact, Part, Table
+from predictor.scores import HeldOut, Score
+from predictor.summary import percent, signed
+from stability_probe import metrics
+
+_NEIGHBOURS = 6
+
+
+def grounds_part(key: str, grounds: Grounds) -> Part:
+    """The prediction taken apart, down to its product."""
+    rehearsed, harm = grounds.rehearsed, grounds.fitted.harm_rate
+    table = Table(
+        caption="Rehearsals, seed by seed",
+        columns=("window", "largest batch", "time saved %", "save enough", "probability"),
+        rows=tuple(
+            (
+                f"seed {r.seed}",
+                ", ".join(str(max(path)) for path in r.paths),
+                ", ".join(f"{s:.0f}" for s in r.saved_pct),
+                f"{r.enough:.2f}",
+                f"{(1 - harm) * r.enough:.2f}",
+            )
+            for r in rehearsed
+        ),
+        words=(0,),
+    )
+    enough = sum(r.enough for r in rehearsed) / len(rehearsed)
+    widths = grounds.fitted.time_saved_half_width, grounds.fitted.accuracy_delta_half_width
+    return Part(
+        title="How the number came about",
+        text=(
+            "DEBA is rehearsed on each seed's window: its norm and loss go on as power laws with "
+            "the window's own scatter, and the rule answers with batch sizes. Each sequence is put "
+            "on the throughput curve above; that gives the time it would save.",
+            f"Share of the rehearsals that save at least {metrics.MIN_TIME_SAVED_PCT:.0f} %: "
+            f"{enough:.2f}. Runs of the corpus that lost more than "
+            f"{metrics.MAX_ACCURACY_LOSS_PP} points of accuracy: {harm:.2f}, taken as the same for "
+            f"every model. Probability of a benefit: {enough:.2f} × (1 − {harm:.2f}) = "
+            f"{grounds.probability_of_benefit:.2f}. A verdict needs at most {KEEP_PROBABILITY} or "
+            f"at least {ADAPT_PROBABILITY}, and a predictor that has shown skill.",
+            "Intervals are conformal, from errors on architecture families held out: "
+            f"± {widths[0]:.1f} points of time saved, ± {widths[1]:.1f} points of accuracy.",
+        ),
+        figures=(figures.rehearsal_figure(key, grounds),),
+        tables=(table,),
+    )
+
+
+def neighbours_part(key: str, grounds: Grounds) -> Part:
+    """Rows of the corpus that are most like the model, and where it lies among all of them."""
+    near = grounds.neighbours[:_NEIGHBOURS]
+    return Part(
+        title="The nearest models that were measured",
+        text=(
+            "For comparison only: the prediction takes no average over them. It does refuse a "
+            "verdict where a feature lies outside the corpus.",
+        ),
+        tables=(_neighbours_table(key, near), _features_table(key, grounds)),
+    )
+
+
+def held_out_part(key: str, held: HeldOut) -> Part:
+    """How far predictions can be trusted, the same for every model."""
+    skill = "better" if held.brier.value < held.brier_of_base_rate.value else "no better"
+    return Part(
+        title="How far to trust a prediction",
+        text=(
+            f"The shipped corpus holds {held.num_rows} pairs of full runs of {held.num_models} "
+            f"models in {held.num_families} families. Each family was told by a predictor that "
+            f"never saw it; numbers in brackets are 90 % intervals over families.",
+        ),
+        facts=(
+            Fact(
+                name="error of time saved",
+                value=f"{held.time_saved_mae.value:.1f} points",
+                meaning=_ends(held.time_saved_mae, "{:.1f}"),
+            ),
+            Fact(
+                name=f"inside the {percent(held.interval_level)} interval",
+                value=f"{percent(held.time_saved_coverage.value)} of times",
+                meaning=_shares(held.time_saved_coverage),
+            ),
+            Fact(
+                name="the same for accuracy",
+                value=percent(held.accuracy_delta_coverage.value),
+                meaning=_shares(held.accuracy_delta_coverage),
+            ),
+            Fact(
+                name="who benefits (Brier score)",
+                value=f"{held.brier.value:.3f}",
+                meaning=f"{_ends(held.brier, '{:.3f}')}; {skill} than always telling the base "
+                f"rate, {held.brier_of_base_rate.value:.3f}",
+            ),
+        ),
+        figures=(figures.told_figure(key, held),),
+    )
+
+
+def _ends(score: Score, form: str) -> str:
+    return f"({form.format(score.low)} to {form.format(score.high)})"
+
+
+def _shares(score: Score) -> str:
+    return f"({percent(score.low)} to {percent(score.high)})"
+
+
+def _neighbours_table(key: str, near: Sequence[Neighbour]) -> Table:
+    return Table(
+        caption="Nearest first; distance 1 is the whole range of the corpus in every feature",
+        columns=(
+            *("model", "data", "distance", "differs most in", "headroom", "stability"),
+            *("time saved %", "accuracy, points", "benefited"),
+        ),
+        rows=tuple(
+            (
+                n.model,
+                n.data,
+                f"{n.distance:.2f}",
+                n.farthest,
+                f"{n.headroom:.2f}×",
+                f"{n.stability_score:.2f}",
+                signed(n.time_saved_pct),
+                signed(n.accuracy_delta_pp),
+                f"{n.benefits} of {n.seeds} seeds",
+            )
+            for n in near
+        ),
+        words=(0, 1, 3),
+        data=figures.download(
+            f"{key}-nearest.csv",
+            (
+                *("model", "data", "distance", "differs_most_in", "headroom", "stability_score"),
+                *("time_saved_pct", "time_saved_std", "accuracy_delta_pp", "accuracy_delta_std"),
+                *("benefits", "seeds"),
+            ),
+            (
+                (
+                    *(n.model, n.data, n.distance, n.farthest, n.headroom, n.stability_score),
+                    *(n.time_saved_pct.mean, n.time_saved_pct.std),
+                    *(n.accuracy_delta_pp.mean, n.accuracy_delta_pp.std, n.benefits, n.seeds),
+                )
+                for n in near
+            ),
+        ),
+    )
+
+
+def _features_table(key: str, grounds: Grounds) -> Table:
+    return Table(
+        caption="This model beside the range of the corpus",
+        columns=("feature", "here", "from", "to", ""),
+        rows=tuple(
+            (
+                f.name,
+                _number(f.value),
+                _number(f.low),
+                _number(f.high),
+                _place(f),
+            )
+            for f in grounds.features
+        ),
+        words=(0, 4),
+        data=figures.download(
+            f"{key}-features.csv",
+            ("feature", "here", "low", "high", "outside"),
+            ((f.name, f.value, f.low, f.high, f.outside) for f in grounds.features),
+        ),
+    )
+
+
+def _place(feature: FeatureRange) -> str:
+    """Where a feature lies, if not among those of the corpus."""
+    if feature.outside:
+        return "OUTSIDE"
+    beyond = feature.value < feature.low or feature.value > feature.high
+    return "just outside, within the margin" if beyond else ""
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return "undefined"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -1,0 +1,216 @@
+"""The section of one run: what it saved beside the fixed one, epoch by epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from predictor import report_figures as figures
+from predictor.corpus import CORPUS_READING
+from predictor.judge import judge
+from predictor.page import Download, Fact, Gain, Part, Section, Verdict
+from predictor.report_parts import (
+    GROUPS,
+    headroom_part,
+    headroom_words,
+    measured_part,
+    repeat_part,
+)
+from predictor.reproduce import run_command
+from predictor.summary import percent
+from stability_probe.config import RunConfig
+from stability_probe.errors import MissingError
+from stability_probe.paired import compare_runs
+from stability_probe.records import Comparison, EpochRecord, RunResult
+from stability_probe.schedulers.deba import DEFAULT_READING
+from stability_probe.store import read_characterization
+from stability_probe.stored import Probed, fixed_twin
+
+_TONES = {"benefits": "good", "neutral": "plain", "harms": "bad"}
+_WORDS = {"benefits": "PAID OFF", "neutral": "GAINED LITTLE", "harms": "COST ACCURACY"}
+
+
+def run_section(key: str, run: RunResult, root: Path) -> Section:
+    """What a run did, beside the fixed run of the same model, data and seed in `root`."""
+    config = run.config
+    fixed = fixed_twin(run, root)
+    pair = compare_runs(fixed, run) if fixed and run.epochs and run.status == "finished" else None
+    probed = _probed(run, root)
+    parts: list[Part] = []
+    if pair and probed and _spoken_of(run):
+        config_run = RunConfig.from_dict(config)
+        validation = judge(config_run, [pair.seed], probed.prediction, [pair])
+        parts.append(measured_part(key, validation))
+    if run.epochs:
+        parts.append(_epochs_part(key, run, fixed))
+    headroom = ""
+    if probed:
+        c = probed.characterization
+        parts.append(headroom_part(key, c.curve, c.config["batch_size"]))
+        headroom = headroom_words(c.curve, c.config["batch_size"])
+    parts += [
+        repeat_part(_cost(run), run.environment, [run_command(run)]),
+    ]
+    size = f"{run.num_params / 1e6:.2f} M parameters, " if run.num_params else ""
+    return Section(
+        anchor=key,
+        kind="run",
+        title=str(config["model"]),
+        subtitle=f"{size}on {config['data']}, {config['scheduler']} schedule, seed "
+        f"{config['seed']}, batch {config['batch_size']}, {config['optimizer']} at "
+        f"{config['lr']:g}; run {run.run_id}",
+        verdict=_verdict(run, fixed, pair, probed),
+        gain=_gain(pair, headroom),
+        parts=tuple(parts),
+    )
+
+
+def _probed(run: RunResult, root: Path) -> Probed | None:
+    """The latest characterization of what the run trains, where one is stored in `root`."""
+    wanted = _without_schedule(RunConfig.from_dict(run.config))
+    found = None
+    for path in sorted(root.glob("characterizations/*.json")):
+        try:
+            c, p = read_characterization(path)
+        except MissingError:  # one that was not asked for by name spoils no report
+            continue
+        if _without_schedule(RunConfig.from_dict(c.config)) == wanted:
+            found = Probed(characterization=c, prediction=p)
+    return found
+
+
+def _without_schedule(config: RunConfig) -> str:
+    """What a run and its probe have in common, as a name."""
+    return dataclasses.replace(
+        config,
+        scheduler="fixed",
+        scheduler_args={},
+        reset_moments=False,
+        seed=0,
+        order_seed=None,
+        max_epochs=None,
+        channels_last="auto",
+    ).run_id()
+
+
+def _spoken_of(run: RunResult) -> bool:
+    """Whether predictions are about such a schedule: DEBA as the corpus reads it."""
+    reading = {"reading": DEFAULT_READING, **run.config.get("scheduler_args", {})}
+    return bool(run.config["scheduler"] == "deba" and reading == CORPUS_READING)
+
+
+def _verdict(
+    run: RunResult, fixed: RunResult | None, pair: Comparison | None, probed: Probed | None
+) -> Verdict:
+    done, wanted = len(run.epochs), RunConfig.from_dict(run.config).last_epoch
+    facts = _facts(run, pair)
+    notes = _notes(run, probed)
+    if run.status == "diverged":
+        reason = f"The loss became non-finite in epoch {done + 1} of {wanted}; use a smaller --lr."
+        return Verdict(words="DIVERGED", tone="bad", reason=reason, facts=facts, notes=notes)
+    if run.status != "finished":
+        reason = f"{done} of {wanted} epochs are done; type the command below to go on."
+        return Verdict(words="NOT FINISHED", tone="unsure", reason=reason, facts=facts, notes=notes)
+    if pair is not None:
+        reason = (
+            f"Beside the fixed batch of {run.config['batch_size']} with the same seed. One pair of "
+            "runs is one draw: several seeds tell more."
+        )
+        words, tone = _WORDS[pair.benefit_class], _TONES[pair.benefit_class]
+        return Verdict(words=words, tone=tone, reason=reason, facts=facts, notes=notes)
+    reason = "It is itself the fixed batch, which others are compared with."
+    if run.config["scheduler"] != "fixed":
+        reason = "No finished fixed run of the same model, data and seed is stored beside it."
+    return Verdict(words="FINISHED", tone="plain", reason=reason, facts=facts, notes=notes)
+
+
+def _facts(run: RunResult, pair: Comparison | None) -> tuple[Fact, ...]:
+    facts = []
+    if pair is not None:
+        clock = "CPU seconds" if run.device == "cpu" else "seconds"
+        facts += [
+            Fact(
+                name="time saved",
+                value=f"{pair.time_saved_pct:+.0f} %",
+                meaning=f"of the fixed run's {clock}",
+            ),
+            Fact(
+                name="accuracy change",
+                value=f"{pair.accuracy_delta_pp:+.1f} points",
+                meaning="after the last epoch",
+            ),
+        ]
+    if run.epochs:
+        facts.append(
+            Fact(
+                name="accuracy",
+                value=percent(run.final_accuracy, 1),
+                meaning=f"after {len(run.epochs)} epochs",
+            )
+        )
+    return tuple(facts)
+
+
+def _notes(run: RunResult, probed: Probed | None) -> tuple[str, ...]:
+    notes = []
+    split = [e for e in run.epochs if e.micro_batch_size < e.batch_size]
+    if split:
+        notes.append(f"From epoch {split[0].epoch} on, memory forced batches to run in parts.")
+    if probed and run.config["scheduler"] != "fixed" and not _spoken_of(run):
+        notes.append(
+            f"The stored prediction ({probed.prediction.time_saved_pct:+.0f} % time saved) speaks "
+            "of DEBA read mildly, not of this schedule, and is not held against it."
+        )
+    return tuple(notes)
+
+
+def _epochs_part(key: str, run: RunResult, fixed: RunResult | None) -> Part:
+    return Part(
+        title="Batch and accuracy over the epochs",
+        text=(f"The fixed run beside it is {fixed.run_id}.",) if fixed else (),
+        figures=figures.run_figures(key, run, fixed),
+        downloads=(_records(key, run),),
+    )
+
+
+def _records(key: str, run: RunResult) -> Download:
+    """Every number of every epoch."""
+    names = [f.name for f in dataclasses.fields(EpochRecord) if f.name not in ("noise", "evidence")]
+    return figures.download(
+        f"{key}-epochs.csv", names, ([getattr(e, name) for name in names] for e in run.epochs)
+    )
+
+
+def _cost(run: RunResult) -> list[Fact]:
+    evaluation = sum(e.eval_s for e in run.epochs)
+    facts = [
+        Fact(
+            name="training",
+            value=f"{run.time_s:.1f} s",
+            meaning=f"{run.cpu_s:.1f} CPU seconds, {run.updates} updates",
+        ),
+        Fact(name="evaluation", value=f"{evaluation:.1f} s", meaning="off the training clock"),
+    ]
+    if run.peak_memory_bytes is not None:
+        facts.append(Fact(name="peak memory", value=f"{run.peak_memory_bytes / 2**20:.0f} MiB"))
+    return facts
+
+
+def _gain(pair: Comparison | None, headroom: str) -> Gain:
+    if pair is None:
+        return Gain(
+            group=3,
+            time_saved_pct=None,
+            time_saved="",
+            accuracy="",
+            headroom=headroom,
+            known="nothing to compare",
+        )
+    return Gain(
+        group=GROUPS[pair.benefit_class],
+        time_saved_pct=pair.time_saved_pct,
+        time_saved=f"{pair.time_saved_pct:+.0f} %",
+        accuracy=f"{pair.accuracy_delta_pp:+.1f}",
+        headroom=headroom,
+        known="measured, 1 pair",
+    )

@@ -1,0 +1,82 @@
+"""How the shipped predictor did on families that it never saw, as `data/scores.json` tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from predictor.corpus import corpus_path
+from stability_probe.errors import MissingError
+from stability_probe.records import from_plain
+from stability_probe.store import read_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A number with its bootstrap interval over families."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutCase:
+    """One row as the chosen candidate saw it: told without its family, and what came of it."""
+
+    model: str
+    data: str
+    seed: int
+    family: str
+    probability_of_benefit: float
+    benefits: bool
+    time_saved_told_pct: float
+    time_saved_interval_pct: tuple[float, float]
+    time_saved_pct: float
+    accuracy_delta_told_pp: float
+    accuracy_delta_interval_pp: tuple[float, float]
+    accuracy_delta_pp: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """The scores of what `probe` predicts with."""
+
+    chosen: str
+    num_rows: int
+    num_models: int
+    num_families: int
+    interval_level: float
+    """Nominal coverage."""
+    brier: Score
+    brier_of_base_rate: Score
+    time_saved_mae: Score
+    """Percentage points."""
+    time_saved_coverage: Score
+    """Share of the rows inside their interval."""
+    accuracy_delta_coverage: Score
+    cases: tuple[HeldOutCase, ...]
+
+
+def load_held_out(path: Path | None = None) -> HeldOut:
+    """The scores of the shipped rows, by default. Raises `MissingError` when they are damaged."""
+    path = path or corpus_path().with_name("scores.json")
+    values = read_json(path)
+    try:
+        by_name = {s["name"]: s for s in values["scores"]}
+        own = by_name[values["chosen"]]
+        return HeldOut(
+            chosen=values["chosen"],
+            num_rows=values["num_rows"],
+            num_models=values["num_models"],
+            num_families=values["num_families"],
+            interval_level=values["interval_level"],
+            brier=from_plain(Score, own["brier"]),
+            brier_of_base_rate=from_plain(Score, by_name["majority"]["brier"]),
+            time_saved_mae=from_plain(Score, own["time_saved_mae"]),
+            time_saved_coverage=from_plain(Score, own["time_saved_coverage"]),
+            accuracy_delta_coverage=from_plain(Score, own["accuracy_delta_coverage"]),
+            cases=tuple(from_plain(HeldOutCase, case) for case in values["cases"]),
+        )
+    except (AttributeError, KeyError, TypeError) as error:
+        raise MissingError(f"{path} is damaged ({error}); install the package again") from error
