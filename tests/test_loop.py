@@ -18,7 +18,7 @@ from stability_probe.datasets import Dataset, normalize
 from stability_probe.device import peak_memory, reset_peak_memory
 from stability_probe.errors import UsageError
 from stability_probe.loop import DivergedError, evaluate, train
-from stability_probe.order import epoch_batches, generator_for
+from stability_probe.order import epoch_batches, generator_for, num_batches
 from stability_probe.records import EpochRecord
 from stability_probe.state import make_state
 from tests.tiny import blobs
