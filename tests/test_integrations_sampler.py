@@ -55,6 +55,10 @@ def test_every_sample_once_an_epoch_over_all_processes(
         assert {len(batches) for batches in mine} == {len(ranks[0])}
         assert len(ranks[0]) == ranks[0].num_updates * accumulate
         assert min(len(batch) for batches in mine for batch in batches) >= 2
+        for sampler, batches in zip(ranks, mine, strict=True):
+            assert [sampler.num_samples_of(i) for i in range(len(sampler))] == list(
+                map(len, batches)
+            )
         for update in range(ranks[0].num_updates):
             own = slice(update * accumulate, (update + 1) * accumulate)
             whole = sum(len(batch) for batches in mine for batch in batches[own])

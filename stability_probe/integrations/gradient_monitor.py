@@ -53,6 +53,11 @@ class GradientMonitor:
         ]
         self.start_epoch(1)
 
+    @property
+    def num_updates(self) -> int:
+        """Steps seen in the present epoch."""
+        return self._updates
+
     def start_epoch(self, num_updates: int) -> None:
         """Forget what was seen; measure on a stride fit for `num_updates` steps."""
         self._stride = measured_stride(num_updates)
@@ -143,15 +148,15 @@ class GradientMonitor:
                 self._pending = self._pending / torch.stack([scale * scale, scale]).flatten()
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if self._updates % self._stride == 0:
-            if self._pending is None:
-                raise UsageError(
-                    "no gradient was there to measure; call monitor.measure() between backward "
-                    "and step, at every update"
-                )
+        if self._pending is not None:
             skipped = getattr(optimizer, "found_inf", None)
             flag = self._pending.new_zeros(1) if skipped is None else skipped.reshape(1)
             self._measured.append(torch.cat([self._pending, flag.to(self._pending)]))
+        elif self._updates % self._stride == 0 and not self._explicit:
+            raise UsageError(
+                "no gradient was there to measure; call monitor.measure() between backward and "
+                "step, at every update"
+            )
         self._pending = None
         self._updates += 1
         self._ended = (time.perf_counter(), time.process_time())

@@ -74,6 +74,17 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
         """Optimizer steps of the present epoch."""
         return num_batches(self.num_samples, self.global_batch_size, self.smallest_batch)
 
+    def num_samples_of(self, index: int) -> int:
+        """Samples of this process in batch `index` of the loader, in the present epoch."""
+        update, part = divmod(index, self.accumulate)
+        size = self.global_batch_size
+        if update == self.num_updates - 1:
+            size = self.num_samples - size * update
+        for pieces, mine in ((self.world.size, self.world.rank), (self.accumulate, part)):
+            # As torch.tensor_split: the first pieces are longer by one.
+            size = size // pieces + (mine < size % pieces)
+        return size
+
     def set_epoch(self, epoch: int, global_batch_size: int | None = None) -> None:
         """What the next ``iter()`` yields: the order of `epoch`, from 0, and maybe a new size."""
         self.epoch = epoch
