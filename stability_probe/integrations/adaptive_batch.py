@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -84,6 +85,7 @@ class AdaptiveBatch:
         """
         world = self.sampler.world
         measured = self.monitor.finish_epoch(world)
+        self._check_samples(measured["samples"])
         measured["lr"] *= self.rate.factor
         batch_size, accumulate = self.sampler.global_batch_size, self.sampler.accumulate
         record = EpochRecord(
@@ -102,6 +104,16 @@ class AdaptiveBatch:
         self.record = dataclasses.replace(record, next_batch_size=size)
         self._follow(record.epoch, size)
         return self.record
+
+    def _check_samples(self, seen: int) -> None:
+        expected = self.sampler.num_samples
+        if seen != expected:
+            warnings.warn(
+                f"{seen} of {expected} samples were seen in this epoch; train on every batch of "
+                "the sampler once, call monitor.add_loss with each, and let nothing else share "
+                "the batches among processes",
+                stacklevel=3,
+            )
 
     def _follow(self, epoch: int, batch_size: int) -> None:
         """Go on after `epoch` epochs with a batch, and the rate that belongs to it."""

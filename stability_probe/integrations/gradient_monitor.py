@@ -139,7 +139,7 @@ class GradientMonitor:
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self._lr = optimizer.param_groups[0]["lr"]
         # A closure computes the gradient within the step: it must call `measure` itself.
-        closure = len(args) > 1 or "closure" in kwargs
+        closure = any(given is not None for given in [*args[1:], kwargs.get("closure")])
         if self._pending is None and not self._explicit and not closure:
             self._measure()
             scale = getattr(optimizer, "grad_scale", None)
