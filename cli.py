@@ -24,6 +24,7 @@ from stability_probe.options import (
     DRY_RUN,
     EVALUATION_PLOTS,
     EXECUTOR,
+    EXPORT,
     FITTED_OUT,
     JOBS,
     LOG,
@@ -287,6 +288,38 @@ def replay_policy(**options: Any) -> None:
         options["json"],
         lambda: run_summary.decisions_json(result.run_id, decisions),
         lambda: run_summary.decisions_table(title, decisions),
+    )
+
+
+@probe.command(params=[RUN, *EXPORT, RUNS, *COMMON])
+def export(**options: Any) -> None:
+    """The batch schedule of a run, for trainers that take only a fixed one.
+
+    One entry an epoch as JSON, a Python file for Lightning or the Hugging Face Trainer, or
+    Megatron-LM's arguments.
+    """
+    from stability_probe.export import export_schedule
+    from stability_probe.store import write_text
+    from stability_probe.stored import load_run
+    from stability_probe.terminal import print_result
+
+    result = load_run(options["run"], Path(options["output"]))
+    exported = export_schedule(result, options["to"])
+    if exported.note and not options["quiet"] and not options["json"]:
+        click.echo(exported.note, err=True)
+    if options["exported"]:
+        write_text(Path(options["exported"]), exported.text + "\n")
+    print_result(
+        options["json"],
+        lambda: {
+            "schema_version": 1,
+            "run_id": result.run_id,
+            "to": options["to"],
+            "content": exported.text,
+            "note": exported.note,
+            "file": options["exported"],
+        },
+        lambda: options["exported"] or exported.text,
     )
 
 

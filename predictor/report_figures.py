@@ -13,7 +13,6 @@ from predictor.grounds import Grounds
 from predictor.page import Download, Figure
 from predictor.plots import draw_rehearsals, draw_told
 from predictor.scores import HeldOut
-from predictor.summary import counted, interval_words, percent, signed, with_std
 from stability_probe import metrics, plots
 from stability_probe.records import (
     Characterization,
@@ -24,6 +23,7 @@ from stability_probe.records import (
     Validation,
 )
 from stability_probe.series import batch_decisions, epochs_by_seed, speed_ups
+from stability_probe.words import counted, interval_words, percent, signed, with_std
 
 _SIZE = (4.8, 3.5)
 """Inches; on a telephone a figure is about as wide as this at 72 points an inch."""

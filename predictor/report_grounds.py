@@ -10,8 +10,8 @@ from predictor.decide import ADAPT_PROBABILITY, KEEP_PROBABILITY
 from predictor.grounds import FeatureRange, Grounds, Neighbour
 from predictor.page import Fact, Part, Table
 from predictor.scores import HeldOut, Score
-from predictor.summary import percent, signed
 from stability_probe import metrics
+from stability_probe.words import percent, signed
 
 _NEIGHBOURS = 6
 

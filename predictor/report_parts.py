@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from predictor import report_figures as figures
 from predictor.page import Fact, Gain, Part, Table, Verdict
-from predictor.summary import VERDICTS, counted, interval_words, signed, validation_failed
+from predictor.summary import VERDICTS, validation_failed
 from stability_probe import metrics
 from stability_probe.records import Prediction, RunResult, ThroughputCurve, Validation
 from stability_probe.series import speed_ups
+from stability_probe.words import counted, interval_words, signed
 
 TONES = {"adapt": "good", "keep_fixed": "plain", "abstain": "unsure"}
 GROUPS = {"adapt": 0, "abstain": 1, "keep_fixed": 2, "benefits": 0, "neutral": 1, "harms": 2}

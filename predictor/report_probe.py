@@ -24,12 +24,13 @@ from predictor.report_parts import (
     verdict_of,
 )
 from predictor.reproduce import characterize_command, validate_after
-from predictor.summary import counted, full_run_s, signed, with_std
+from predictor.summary import full_run_s
 from stability_probe import metrics
 from stability_probe.config import RunConfig
 from stability_probe.paired import compare_runs
 from stability_probe.records import Characterization, Prediction, Validation
 from stability_probe.stored import Probed, finished_run
+from stability_probe.words import counted, signed, with_std
 
 
 def probe_section(key: str, probed: Probed, root: Path) -> Section:

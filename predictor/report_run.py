@@ -17,7 +17,6 @@ from predictor.report_parts import (
     repeat_part,
 )
 from predictor.reproduce import run_command
-from predictor.summary import percent
 from stability_probe.config import RunConfig
 from stability_probe.errors import MissingError
 from stability_probe.paired import compare_runs
@@ -25,6 +24,7 @@ from stability_probe.records import Comparison, EpochRecord, RunResult
 from stability_probe.schedulers.deba import DEFAULT_READING
 from stability_probe.store import read_characterization
 from stability_probe.stored import Probed, fixed_twin
+from stability_probe.words import percent
 
 _TONES = {"benefits": "good", "neutral": "plain", "harms": "bad"}
 _WORDS = {"benefits": "PAID OFF", "neutral": "GAINED LITTLE", "harms": "COST ACCURACY"}

@@ -15,9 +15,9 @@ from predictor.report_parts import (
     verdict_of,
 )
 from predictor.reproduce import is_ablation, study_command, validate_command
-from predictor.summary import counted, signed
 from stability_probe.advice import best_arm
 from stability_probe.records import ArmOutcome, Difference, Study, Validation
+from stability_probe.words import counted, signed
 
 _COLUMNS = ("arm", "role", "time s", "saved %", "by the curve %", "accuracy %", "points", "updates")
 

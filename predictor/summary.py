@@ -12,14 +12,15 @@ from rich.text import Text
 
 from predictor.reproduce import changed_flags
 from stability_probe import metrics
+from stability_probe.probe_summary import measured_table, over_seeds
 from stability_probe.records import (
     Characterization,
-    MeanStd,
     Prediction,
     Validation,
     to_plain,
 )
 from stability_probe.run_summary import SCHEMA_VERSION
+from stability_probe.words import interval_words, with_std
 
 VERDICTS = {
     "adapt": ("ADAPT the batch", "bold green"),
@@ -48,7 +49,7 @@ def characterization_json(c: Characterization, p: Prediction) -> dict[str, Any]:
         "seeds": list(c.seeds),
         "num_params": c.num_params,
         "normalization": c.normalization,
-        **{n: to_plain(_over_seeds(c, n)) for n in names},
+        **{n: to_plain(over_seeds(c, n)) for n in names},
         "noise_scale": to_plain(metrics.mean_std(noise)) if noise else None,
         "throughput": [
             {"batch_size": q.batch_size, "samples_per_s": q.samples_per_s, "spread": q.spread}
@@ -72,38 +73,7 @@ def characterization_json(c: Characterization, p: Prediction) -> dict[str, Any]:
 
 def characterization_table(c: Characterization, p: Prediction) -> Group:
     """The screen that `probe characterize` prints."""
-    config = c.config
-    seeds = f"{len(c.seeds)} seed" + ("s" if len(c.seeds) > 1 else "")
-    head = Text.assemble(
-        (f"{config['model']}", "bold"),
-        f" ({c.num_params / 1e6:.2f} M parameters) on {config['data']}, {c.num_train} samples, "
-        f"{c.environment['device_name']}, {config['precision']}\n"
-        f"measured: first {config['window_epochs']} of {config['epochs']} epochs at batch "
-        f"{config['batch_size']}, {seeds}, {config['optimizer']} at {config['lr']:g}",
-    )
-    best = metrics.best_batch_size(c.curve, config["batch_size"])
-    table = Table.grid(padding=(0, 2))
-    table.add_row(
-        "headroom",
-        f"{metrics.headroom(c.curve, config['batch_size']):.2f}x at batch {best}",
-        Text(_curve_words(c), "dim"),
-    )
-    table.add_row("memory format", c.curve.memory_format, Text(c.curve.memory_format_reason, "dim"))
-    score, norm, loss, variance = (
-        with_std(_over_seeds(c, name))
-        for name in (
-            *("stability_score", "grad_norm_variation", "loss_variation"),
-            "grad_component_variance",
-        )
-    )
-    for label, value, meaning in (
-        ("stability", score, "1 is perfectly steady"),
-        ("norm variation", norm, f"change between epochs; loss {loss}"),
-        ("component variance", variance, "over the components of the gradient"),
-    ):
-        table.add_row(label, value, Text(meaning, "dim"))
-    table.add_row("noise scale", *_noise_words(c))
-    return Group(head, Text(), table, Text(), verdict_lines(p), Text(), _closing_lines(c, p))
+    return Group(measured_table(c), Text(), verdict_lines(p), Text(), _closing_lines(c, p))
 
 
 def verdict_lines(p: Prediction) -> Text:
@@ -195,56 +165,8 @@ def validation_failed(v: Validation) -> bool:
     return not v.inside_interval or v.class_correct is False
 
 
-def _over_seeds(c: Characterization, name: str) -> MeanStd:
-    return metrics.mean_std([getattr(m, name) for m in c.metrics])
-
-
-def with_std(value: MeanStd) -> str:
-    """Mean and, of several seeds, standard deviation."""
-    return f"{value.mean:.3g}" + ("" if value.std is None else f" ± {value.std:.2g}")
-
-
-def signed(value: MeanStd, digits: int = 1) -> str:
-    """A difference: mean with its sign and, of several seeds, standard deviation."""
-    std = "" if value.std is None else f" ± {value.std:.{digits}f}"
-    return f"{value.mean:+.{digits}f}{std}"
-
-
-def percent(share: float, digits: int = 0) -> str:
-    """A fraction as percent."""
-    return f"{100 * share:.{digits}f} %"
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 seed``, ``2 seeds``."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def interval_words(ends: tuple[float, float], digits: int = 0) -> str:
-    """Both ends of an interval, with their signs."""
-    return f"{ends[0]:+.{digits}f} to {ends[1]:+.{digits}f}"
-
-
 def _finite(value: float) -> float | None:
     return value if abs(value) != float("inf") else None
-
-
-def _curve_words(c: Characterization) -> str:
-    points = c.curve.points
-    words = f"{points[0].samples_per_s:.0f} samples/s at {points[0].batch_size}"
-    if len(points) > 1:
-        words += f", {points[-1].samples_per_s:.0f} at {points[-1].batch_size}"
-    if c.curve.stopped_by:
-        words += f"; {c.curve.stopped_by}"
-    return words + ("; MACHINE BUSY, timings disagree" if c.curve.busy else "")
-
-
-def _noise_words(c: Characterization) -> tuple[str, Text]:
-    known = [m.noise_scale for m in c.metrics if m.noise_scale is not None]
-    if not known:
-        return "undefined", Text("the mean gradient drowns in its noise", "dim")
-    value = metrics.mean_std(known)
-    return f"{value.mean:.0f} samples", Text("batches below it are mostly noise", "dim")
 
 
 def _closing_lines(c: Characterization, p: Prediction) -> Text:

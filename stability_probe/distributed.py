@@ -91,6 +91,13 @@ def joined(device: str) -> Iterator[World]:
         dist.destroy_process_group()
 
 
+def current_world() -> World:
+    """The processes of the group that someone else has joined already; one without a group."""
+    if not dist.is_available() or not dist.is_initialized():
+        return World()
+    return World(rank=dist.get_rank(), size=dist.get_world_size())
+
+
 def _device() -> str:
     on_cuda = dist.is_initialized() and dist.get_backend() == "nccl"
     return "cuda" if on_cuda else "cpu"

@@ -5,8 +5,6 @@ This is the only module that calls backward.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +12,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -31,14 +28,13 @@ from stability_probe.device import (
     synchronize,
 )
 from stability_probe.errors import RunError
+from stability_probe.gradients import measured_stride
 from stability_probe.optim import learning_rate
+from stability_probe.order import epoch_batches, generator_for, seed_for
 from stability_probe.records import EpochRecord, NoiseScaleRecord
+from stability_probe.schedulers.base import decided
 from stability_probe.state import PartialEpoch, TrainState
 
-MEASURED_STEPS_PER_EPOCH = 128
-"""Steps of an epoch whose gradient is measured at least, where it has so many: they bring the epoch
-mean within about 2 % (its standard error is in the record) and cost up to 0.5 % of an epoch of
-CIFAR; see tests/benchmarks/signals.py."""
 NOISE_BUDGET = 0.045
 """Share of the samples since its last pass that the noise measurement may see."""
 EVAL_BATCH_SIZE = 256
@@ -91,30 +87,16 @@ def train(
             test_loss=test_loss,
             test_accuracy=test_accuracy,
             eval_s=time.perf_counter() - begin,
-            grad_norm_variation=_variation("grad_norm", measured, previous),
-            loss_variation=_variation("loss", measured, previous),
+            **metrics.variations(measured, previous),
             next_batch_size=batch_size,
             **measured,
         )
         # The leader decides, on its own clocks: every process goes on with its record.
-        record = state.world.lead(partial(_decided, state, record))
+        record = state.world.lead(partial(decided, state.scheduler, record))
         if config.reset_moments and record.next_batch_size != batch_size:
             state.optimizer.state.clear()
         state.epoch, state.batch_size, state.previous = epoch, record.next_batch_size, record
         yield record
-
-
-def _decided(state: TrainState, record: EpochRecord) -> EpochRecord:
-    """`record` with what the schedule decides on it."""
-    decision = state.scheduler.step(record)
-    return dataclasses.replace(
-        record,
-        action=decision.action,
-        next_batch_size=decision.batch_size,
-        reason=decision.reason,
-        cooldown_left=decision.cooldown_left,
-        evidence=decision.evidence,
-    )
 
 
 def _noise_of_epoch(
@@ -276,20 +258,6 @@ def load_batch(
     return images, data.train_labels[index]
 
 
-def epoch_batches(
-    num_samples: int, batch_size: int, generator: torch.Generator, smallest: int = 2
-) -> list[Tensor]:
-    """Index batches of one epoch: every sample exactly once, in random order.
-
-    Fewer than `smallest` samples left over join the batch before them, since BatchNorm cannot
-    train on one.
-    """
-    batches = list(torch.split(torch.randperm(num_samples, generator=generator), batch_size))
-    if len(batches) > 1 and len(batches[-1]) < smallest:
-        batches[-2:] = [torch.cat(batches[-2:])]
-    return batches
-
-
 def evaluate(state: TrainState, data: Dataset, precision: str) -> tuple[float, float]:
     """Mean test loss and the fraction of test samples classified correctly.
 
@@ -327,7 +295,7 @@ def measure_noise_scale(
     # The window's own pass keeps epoch 0; the passes of a schedule draw anew each time.
     draw = 0 if state.epoch + 1 == config.window_epochs else state.epoch + 1
     order = torch.randperm(
-        len(data.train_labels), generator=_generator(config.stream_seed, draw, "noise")
+        len(data.train_labels), generator=generator_for(config.stream_seed, draw, "noise")
     )
     small: list[Tensor] = []
     mean: list[Tensor] = []
@@ -389,16 +357,16 @@ def _train_epoch(
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     rank = f" {state.world.rank}" if state.world.rank else ""
-    torch.manual_seed(_seed(config.stream_seed, epoch, f"model{rank}"))
-    shuffle = _generator(config.stream_seed, epoch, "order")
-    noise = _generator(config.stream_seed, epoch, "augment")
+    torch.manual_seed(seed_for(config.stream_seed, epoch, f"model{rank}"))
+    shuffle = generator_for(config.stream_seed, epoch, "order")
+    noise = generator_for(config.stream_seed, epoch, "augment")
     state.model.train()
     reset_peak_memory(state.device)
     synchronize(state.device)
     wall, cpu = time.perf_counter(), time.process_time()
     smallest = 2 * state.world.size
     batches = epoch_batches(len(data.train_labels), state.batch_size, shuffle, smallest)
-    stride = max(1, len(batches) // MEASURED_STEPS_PER_EPOCH)
+    stride = measured_stride(len(batches))
     loss_sum = torch.zeros((), device=state.device)
     sums = torch.zeros(-(-len(batches) // stride), 2, device=state.device)
     done = 0
@@ -420,7 +388,7 @@ def _train_epoch(
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     loss_mean = loss_sum.item() / len(data.train_labels)
     components = gradients.num_components(state.model.parameters())
-    statistics = _gradient_statistics(sums.tolist(), components)
+    statistics = metrics.gradient_statistics(sums.tolist(), components)
     if not math.isfinite(loss_mean) or not math.isfinite(statistics["grad_norm"]):
         raise DivergedError(epoch)
     return {
@@ -469,33 +437,3 @@ def _take_up(
         torch.cuda.set_rng_state(partial.device_rng, loss_sum.device)
     augment_noise.set_state(partial.augment_rng)
     return partial.step
-
-
-def _gradient_statistics(sums: list[list[float]], components: int) -> dict[str, Any]:
-    norms = np.sqrt([sq_norm for sq_norm, _ in sums])
-    variances = [metrics.component_variance(sq, total, components) for sq, total in sums]
-    count = len(norms)
-    return {
-        "grad_norm": float(norms.mean()),
-        "grad_norm_sem": float(norms.std(ddof=1) / math.sqrt(count)) if count > 1 else 0.0,
-        "grad_norm_last": float(norms[-1]),
-        "grad_component_variance": float(np.mean(variances)),
-        "grad_component_variance_last": variances[-1],
-        "num_measured_steps": count,
-    }
-
-
-def _variation(name: str, measured: dict[str, Any], previous: EpochRecord | None) -> float | None:
-    if previous is None:
-        return None
-    return metrics.relative_change(measured[name], getattr(previous, name))
-
-
-def _seed(seed: int, epoch: int, purpose: str) -> int:
-    """A stable 63-bit seed, so that epochs and purposes share no random stream."""
-    digest = hashlib.sha256(f"{seed} {epoch} {purpose}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def _generator(seed: int, epoch: int, purpose: str) -> torch.Generator:
-    return torch.Generator().manual_seed(_seed(seed, epoch, purpose))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,31 @@ def component_variance(sq_norm: float, total: float, num_components: int) -> flo
     """
     mean = total / num_components
     return max(0.0, sq_norm / num_components - mean * mean)
+
+
+def gradient_statistics(sums: Sequence[Sequence[float]], num_components: int) -> dict[str, Any]:
+    """Fields of an `EpochRecord` from (‖g‖², Σg) of each measured step, at least one."""
+    norms = np.sqrt([sq_norm for sq_norm, _ in sums])
+    variances = [component_variance(sq, total, num_components) for sq, total in sums]
+    count = len(norms)
+    return {
+        "grad_norm": float(norms.mean()),
+        "grad_norm_sem": float(norms.std(ddof=1) / math.sqrt(count)) if count > 1 else 0.0,
+        "grad_norm_last": float(norms[-1]),
+        "grad_component_variance": float(np.mean(variances)),
+        "grad_component_variance_last": variances[-1],
+        "num_measured_steps": count,
+    }
+
+
+def variations(measured: Mapping[str, Any], previous: EpochRecord | None) -> dict[str, Any]:
+    """Fields of an `EpochRecord`: change of norm and loss since the epoch before."""
+    if previous is None:
+        return {"grad_norm_variation": None, "loss_variation": None}
+    return {
+        f"{name}_variation": relative_change(measured[name], getattr(previous, name))
+        for name in ("grad_norm", "loss")
+    }
 
 
 def noise_scale(

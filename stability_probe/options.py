@@ -195,3 +195,17 @@ EVALUATION_PLOTS: Sequence[click.Option] = (
 CORPUS_IN = click.Option(
     ["--corpus"], type=click.Path(dir_okay=False), help="Rows to score; the shipped ones if unset."
 )
+EXPORT: Sequence[click.Option] = (
+    click.Option(
+        ["--to"],
+        type=click.Choice(("json", "lightning", "huggingface", "megatron")),
+        default="json",
+        show_default=True,
+        help="The trainer that is to follow the schedule.",
+    ),
+    click.Option(
+        ["-o", "--output", "exported"],
+        type=click.Path(dir_okay=False),
+        help="File to write; standard output if unset.",
+    ),
+)

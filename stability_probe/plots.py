@@ -189,21 +189,47 @@ def draw_study(ax: Axes, study: Study) -> None:
 EPOCH_FIGURES = (draw_norms, draw_component_variance, draw_variation, draw_loss, draw_accuracy)
 
 
-def write_run_plots(
-    result: RunResult, out: Path, fmt: str = "png", beside: RunResult | None = None
-) -> list[Path]:
-    """Write `<run_id>.<fmt>` in folder `out`: what one run recorded, over its epochs.
+def plot_run(
+    result: RunResult, figure: Figure | None = None, beside: RunResult | None = None
+) -> list[Axes]:
+    """What one run recorded over its epochs: the axes of the panels, in `figure` or a new one.
 
     `beside` is the fixed run that it is compared with, drawn where both can be read.
     """
+    return draw_panels(*_run_panels(result, beside), figure)
+
+
+def plot_characterization(c: Characterization, figure: Figure | None = None) -> list[Axes]:
+    """Windows and throughput of a probe: the axes of the panels, in `figure` or a new one."""
+    return draw_panels(*_characterization_panels(c), figure)
+
+
+def write_run_plots(
+    result: RunResult, out: Path, fmt: str = "png", beside: RunResult | None = None
+) -> list[Path]:
+    """Write `<run_id>.<fmt>` in folder `out`: the figure of `plot_run`."""
+    return write_figure(*_run_panels(result, beside), out, result.run_id, fmt)
+
+
+def write_characterization_plots(
+    c: Characterization, out: Path, fmt: str = "png", more: Panels | None = None
+) -> list[Path]:
+    """Write `<model>-<data>-characterization.<fmt>` in folder `out`: windows and throughput, and
+    `more` behind them."""
+    panels, title = _characterization_panels(c)
+    name = f"{c.config['model']}-{c.config['data']}-characterization"
+    return write_figure([*panels, *(more or [])], title, out, name, fmt)
+
+
+def _run_panels(result: RunResult, beside: RunResult | None) -> tuple[Panels, str]:
+    """Panels and title."""
     panels: Panels = [partial(draw, records=result.epochs) for draw in EPOCH_FIGURES]
     if beside is not None:
         panels[-1] = partial(draw_accuracy, **beside_fixed(result, beside))
     against = beside.epochs if beside else ()
     panels += [partial(draw_batch_size, epochs=result.epochs, beside=against)]
     config, about = result.config, f"{result.device}, {result.status}"
-    title = f"{config['model']} on {config['data']}, {config['scheduler']} schedule, {about}"
-    return write_figure(panels, title, out, result.run_id, fmt)
+    return panels, f"{config['model']} on {config['data']}, {config['scheduler']} schedule, {about}"
 
 
 def beside_fixed(result: RunResult, fixed: RunResult) -> dict[str, Any]:
@@ -212,17 +238,11 @@ def beside_fixed(result: RunResult, fixed: RunResult) -> dict[str, Any]:
     return {"records": (result.epochs, fixed.epochs), "seeds": names}
 
 
-def write_characterization_plots(
-    c: Characterization, out: Path, fmt: str = "png", more: Panels | None = None
-) -> list[Path]:
-    """Write `<model>-<data>-characterization.<fmt>` in folder `out`: windows and throughput, and
-    `more` behind them."""
+def _characterization_panels(c: Characterization) -> tuple[Panels, str]:
+    """Panels and title."""
     panels: Panels = [partial(d, records=c.windows, seeds=c.seeds) for d in EPOCH_FIGURES]
     panels += [partial(draw_throughput, curve=c.curve, batch_size=c.config["batch_size"])]
-    panels += more or []
-    model, data = c.config["model"], c.config["data"]
-    name = f"{model}-{data}-characterization"
-    return write_figure(panels, f"{model} on {data}, {c.device}", out, name, fmt)
+    return panels, f"{c.config['model']} on {c.config['data']}, {c.device}"
 
 
 def write_validation_plots(v: Validation, out: Path, fmt: str = "png") -> list[Path]:
@@ -321,6 +341,26 @@ def _draw_outcome(
     ax.errorbar([x + 0.2], [mean.mean], [mean.std or 0.0], fmt="sk", label="mean ± SD")
 
 
+def draw_panels(
+    panels: Panels, title: str, figure: Figure | None = None, scale: float = 1.0
+) -> list[Axes]:
+    """Three or four panels a row in `figure`, which gets the size they need; their axes."""
+    fig = figure or Figure()
+    columns = 4 if len(panels) > 6 else min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    fig.set_size_inches(scale * (4.4 * columns + 1), scale * (3.6 * rows + 1))
+    fig.set_layout_engine("constrained", w_pad=0.12, h_pad=0.08)
+    places: list[Axes] = list(fig.subplots(rows, columns, squeeze=False).flat)
+    for draw, ax in zip(panels, places, strict=False):
+        draw(ax)
+    _take_literally(fig)
+    for ax in places[len(panels) :]:
+        ax.set_axis_off()
+    # A $ in a folder's name would otherwise start a formula.
+    fig.suptitle(title, parse_math=False)
+    return places[: len(panels)]
+
+
 def write_figure(
     panels: Panels, title: str, out: Path, name: str, fmt: str, scale: float = 1.0
 ) -> list[Path]:
@@ -330,19 +370,8 @@ def write_figure(
     """
     if fmt not in FORMATS:
         raise UsageError(f"unknown plot format {fmt!r}; use one of {', '.join(FORMATS)}")
-    columns = 4 if len(panels) > 6 else min(3, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    size = (scale * (4.4 * columns + 1), scale * (3.6 * rows + 1))
-    fig = Figure(figsize=size, dpi=120)
-    fig.set_layout_engine("constrained", w_pad=0.12, h_pad=0.08)
-    places = list(fig.subplots(rows, columns, squeeze=False).flat)
-    for draw, ax in zip(panels, places, strict=False):
-        draw(ax)
-    _take_literally(fig)
-    for ax in places[len(panels) :]:
-        ax.set_axis_off()
-    # A $ in a folder's name would otherwise start a formula.
-    fig.suptitle(title, parse_math=False)
+    fig = Figure(dpi=120)
+    draw_panels(panels, title, fig, scale)
     content = io.BytesIO()
     fig.savefig(content, format=fmt)
     path = out / ("".join(c if c.isalnum() or c in "._-" else "-" for c in name) + f".{fmt}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -27,20 +28,25 @@ from stability_probe.throughput import (
 
 
 def characterize(
-    config: RunConfig,
+    config: RunConfig | str,
     *,
     seeds: Sequence[int] = (0,),
     store: Store | None = None,
     progress: Progress | None = None,
+    **settings: Any,
 ) -> Characterization:
     """Measure what `config` describes: gradient stability and what bigger batches gain.
+
+    `config` may be the name of a model alone; `settings` are fields of `RunConfig`.
 
     Trains the first `window_epochs` of the fixed-batch run once a seed, exactly as the full run
     would, and times training steps at batch sizes up to the largest the schedule may reach. With
     a `store` the windows are kept there as runs, and an interrupted one goes on where it stopped.
-    Raises `UsageError` when the window is too short, `DivergedError` when training fails.
+    Raises `UsageError` for settings that cannot work, `DivergedError` when training fails.
     """
     progress = progress or Quiet()
+    known = {"model": config} if isinstance(config, str) else config.to_dict()
+    config = RunConfig.from_dict({**known, **settings})
     if config.window_epochs < 2:
         raise UsageError("a window of 1 epoch shows no variation; use --window 2 or more")
     if not seeds:

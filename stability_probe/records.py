@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from stability_probe.notebook import Shown
+
 T = TypeVar("T")
 
 
@@ -127,7 +129,7 @@ class DecisionRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunResult:
+class RunResult(Shown):
     """One finished run."""
 
     run_id: str
@@ -179,6 +181,17 @@ class RunResult:
     @property
     def batch_sizes(self) -> tuple[int, ...]:
         return tuple(e.batch_size for e in self.epochs)
+
+    def __rich__(self) -> Any:
+        from stability_probe.run_summary import run_table
+
+        return run_table(self)
+
+    def plot(self, figure: Any = None) -> list[Any]:
+        """Axes of the panels of `probe plot`, in `figure` or a new matplotlib figure."""
+        from stability_probe.plots import plot_run
+
+        return list(plot_run(self, figure))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,7 +289,7 @@ class StabilityMetrics:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Characterization:
+class Characterization(Shown):
     """Everything the probe measured, before any prediction."""
 
     config: Mapping[str, Any]
@@ -300,6 +313,17 @@ class Characterization:
     environment: Mapping[str, str]
     size: ModelSize | None = None
     """None in characterizations stored before it was recorded."""
+
+    def __rich__(self) -> Any:
+        from stability_probe.probe_summary import measured_table
+
+        return measured_table(self)
+
+    def plot(self, figure: Any = None) -> list[Any]:
+        """Axes of the panels of `probe plot`, in `figure` or a new matplotlib figure."""
+        from stability_probe.plots import plot_characterization
+
+        return list(plot_characterization(self, figure))
 
 
 @dataclass(frozen=True, kw_only=True)

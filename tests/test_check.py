@@ -16,7 +16,7 @@ import cli
 from predictor.check import check_corpus, contradictions, differing_fields, num_updates
 from predictor.corpus import CorpusRow, corpus_path, load_corpus, make_row, own_corpus_path
 from predictor.fitted import known_paths
-from stability_probe.loop import epoch_batches
+from stability_probe.order import epoch_batches
 from stability_probe.records import RunResult, to_plain
 from tests.predictor_factories import CURVE, make_run, make_size
 

@@ -22,7 +22,7 @@ import cli
 from stability_probe.config import RunConfig
 from stability_probe.distributed import World
 from stability_probe.errors import RunError, UsageError
-from stability_probe.loop import epoch_batches
+from stability_probe.order import epoch_batches
 from stability_probe.records import RunResult
 from stability_probe.run import run
 from stability_probe.state import make_state

@@ -76,3 +76,33 @@ def test_matplotlib_draws_in_plots_only() -> None:
 
 def test_the_command_line_imports_nothing_heavy_at_its_top() -> None:
     assert not {n.split(".")[0] for n in imports(ROOT / "cli.py", top_level=True)} & {*HEAVY}
+
+
+OPTIONAL = {
+    "lightning": {"integrations/lightning.py"},
+    "transformers": {"integrations/huggingface.py"},
+    "accelerate": {"integrations/huggingface.py"},
+    "ray": {"ray_cluster.py"},
+}
+
+
+@pytest.mark.parametrize("package", OPTIONAL)
+def test_an_optional_package_is_imported_in_one_file(package: str) -> None:
+    users = {
+        str(path.relative_to(ROOT / name))
+        for name in LOCAL[1:]
+        for path in files(name)
+        if package in {n.split(".")[0] for n in imports(path)}
+    }
+    assert users == OPTIONAL[package]
+
+
+@pytest.mark.parametrize("path", files("stability_probe"), ids=lambda p: p.stem)
+def test_nothing_but_integrations_needs_them(path: Path) -> None:
+    if path.parent.name != "integrations":
+        assert not any(n.startswith("stability_probe.integrations") for n in imports(path))
+
+
+def test_the_package_itself_imports_nothing_heavy_at_its_top() -> None:
+    found = imports(ROOT / "stability_probe" / "__init__.py", top_level=True)
+    assert found == {"__future__", "importlib", "typing"}

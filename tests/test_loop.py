@@ -18,7 +18,8 @@ from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset, normalize
 from stability_probe.device import peak_memory, reset_peak_memory
 from stability_probe.errors import UsageError
-from stability_probe.loop import DivergedError, epoch_batches, evaluate, train
+from stability_probe.loop import DivergedError, evaluate, train
+from stability_probe.order import epoch_batches, generator_for, num_batches
 from stability_probe.records import EpochRecord
 from stability_probe.state import make_state
 from tests.tiny import blobs
@@ -56,6 +57,7 @@ def test_every_sample_once_an_epoch_and_never_a_batch_of_one(
     assert min(len(b) for b in batches) > 1
     assert max(len(b) for b in batches) <= batch_size + 1
     assert all(len(b) == batch_size for b in batches[:-1])
+    assert num_batches(samples, batch_size) == len(batches)
 
 
 def test_an_epoch_is_that_of_a_plain_loop() -> None:
@@ -67,7 +69,7 @@ def test_an_epoch_is_that_of_a_plain_loop() -> None:
     optimizer = torch.optim.SGD(other.model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     (record,) = train(state, dataset, config)
     losses, norms, variances = [], [], []
-    for batch in epoch_batches(97, 16, loop._generator(0, 1, "order")):
+    for batch in epoch_batches(97, 16, generator_for(0, 1, "order")):
         images = normalize(dataset.train_images[batch], dataset)
         loss = F.cross_entropy(other.model(images), dataset.train_labels[batch])
         optimizer.zero_grad()

@@ -357,6 +357,17 @@ def test_random_keeps_sizes_order_and_number_of_changes(sizes: list[int], seed: 
     assert [b for b, _ in itertools.groupby(scattered)] == [b for b, _ in itertools.groupby(sizes)]
 
 
+def test_a_replay_goes_below_the_initial_batch_where_its_run_did() -> None:
+    sizes = [64, 48, 16, 64]
+    config = RunConfig(
+        model="m", batch_size=64, scheduler="replay", scheduler_args={"batch_sizes": sizes}
+    )
+    scheduler, taken = make_scheduler(config, 1000), [64]
+    for epoch in (1, 2, 3):
+        taken.append(scheduler.step(make_epoch(epoch=epoch, batch_size=taken[-1])).batch_size)
+    assert taken == sizes
+
+
 def test_random_epochs_follow_from_the_seed() -> None:
     sizes = [16] * 30 + [24, 40, 64]
     paths = {tuple(Random(batch_sizes=sizes, seed=s).batch_sizes) for s in (0, 0, 1, 2, 3)}

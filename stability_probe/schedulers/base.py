@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -146,3 +147,16 @@ class BoundedScheduler:
 def hold(record: EpochRecord, reason: str, *evidence: Evidence) -> Proposal:
     """Leave the batch as it is."""
     return Proposal(batch_size=record.batch_size, reason=reason, evidence=evidence)
+
+
+def decided(scheduler: BatchScheduler, record: EpochRecord) -> EpochRecord:
+    """`record` with what the schedule decides on it."""
+    decision = scheduler.step(record)
+    return dataclasses.replace(
+        record,
+        action=decision.action,
+        next_batch_size=decision.batch_size,
+        reason=decision.reason,
+        cooldown_left=decision.cooldown_left,
+        evidence=decision.evidence,
+    )

@@ -24,6 +24,8 @@ class Replay:
 
     def __init__(self, *, batch_sizes: Sequence[int]) -> None:
         self.batch_sizes = check_batch_sizes("replay", batch_sizes)
+        # Where the run went below its initial batch, so must its replay.
+        self.floor = "minimum" if min(self.batch_sizes) < self.batch_sizes[0] else "initial"
 
     def propose(self, record: EpochRecord) -> Proposal:
         if record.epoch >= len(self.batch_sizes):

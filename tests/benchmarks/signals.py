@@ -19,12 +19,9 @@ import torch
 
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset, load_dataset
-from stability_probe.loop import (
-    MEASURED_STEPS_PER_EPOCH,
-    epoch_batches,
-    load_batch,
-    train_step,
-)
+from stability_probe.gradients import MEASURED_STEPS_PER_EPOCH
+from stability_probe.loop import load_batch, train_step
+from stability_probe.order import epoch_batches
 from stability_probe.state import TrainState, make_state
 from tests.benchmarks.interleaved import Ratio, cpu_seconds, ratio
 
