@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -25,9 +25,6 @@ from stability_probe.records import (
 )
 from stability_probe.series import batch_decisions, epochs_by_seed, speed_ups
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 _SIZE = (4.8, 3.5)
 """Inches; on a telephone a figure is about as wide as this at 72 points an inch."""
 _WIDE = (8.4, 5.4)
@@ -41,7 +38,7 @@ def download(name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -
 
 def figure(
     key: str,
-    draw: Callable[[Axes], None],
+    draw: plots.Draw,
     *,
     title: str,
     alt: str,

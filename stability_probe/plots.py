@@ -48,7 +48,8 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = "os^Dv"
 DECISION_MARKS = {"increase": ("^", PALETTE[2]), "rollback": ("v", PALETTE[1])}
 
-Panels = list[Callable[[Axes], None]]
+Draw = Callable[[Axes], None]
+Panels = list[Draw]
 Names = Sequence[int | str]  # Of several runs: their seeds, or what else tells them apart.
 
 
@@ -368,7 +369,7 @@ _PAGE_COLORS = {
 }
 
 
-def svg_text(draw: Callable[[Axes], None], key: str, size: tuple[float, float]) -> str:
+def svg_text(draw: Draw, key: str, size: tuple[float, float]) -> str:
     """One figure of `size` inches as an <svg> element to be set into a page.
 
     The same records give the same text; `key` begins every id, so that figures of different keys
