@@ -69,7 +69,11 @@ def _probed(run: RunResult, root: Path) -> Probed | None:
     """The latest characterization of what the run trains, where one is stored in `root`."""
     wanted = _without_schedule(RunConfig.from_dict(run.config))
     found = None
-    for path in sorted(root.glob("characterizations/*.json")):
+    stem = wanted.rsplit("-s0-", 1)[0]
+    # By length first, so that the tenth of a name comes behind its second.
+    for path in sorted(root.glob("characterizations/*.json"), key=lambda p: (len(p.name), p.name)):
+        if not path.name.startswith(stem):
+            continue
         try:
             c, p = read_characterization(path)
         except MissingError:  # one that was not asked for by name spoils no report

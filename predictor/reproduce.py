@@ -14,9 +14,9 @@ from stability_probe.records import Characterization, RunResult, Study, Validati
 _FLAGGED = (
     *("data", "data_dir", "limit", "img_size", "batch_size", "max_batch_size", "epochs"),
     *("window_epochs", "device", "precision", "optimizer", "lr", "lr_schedule", "lr_rule"),
-    "threads",
+    *("compile", "threads"),
 )
-_RUN_FLAGGED = (*_FLAGGED, "channels_last", "seed", "order_seed")
+_RUN_FLAGGED = (*_FLAGGED, "channels_last", "seed", "order_seed", "reset_moments")
 _WITHOUT_FLAG = ("momentum", "weight_decay")
 _FLAGS = {"batch_size": "-b", "window_epochs": "--window"}
 
@@ -28,7 +28,8 @@ def changed_flags(config: Mapping[str, Any], names: Sequence[str] = _FLAGGED) ->
     for name in names:
         value = config.get(name, defaults[name])
         if value != defaults[name]:
-            words += [_FLAGS.get(name, f"--{name.replace('_', '-')}"), str(value)]
+            flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
+            words += [flag] if value is True else [flag, str(value)]
     return words
 
 
@@ -48,11 +49,9 @@ def run_command(result: RunResult) -> str:
     config = result.config
     if config.get("max_epochs") is not None:
         return _command("characterize", config, _FLAGGED, _seeds((config["seed"],), (0,)))
-    more = ["--reset-moments"] if config.get("reset_moments") else []
-    if config["scheduler"] != RunConfig.scheduler:
-        more += ["--scheduler", config["scheduler"]]
-    more += _scheduler_args(config)
-    return _command("run", config, _RUN_FLAGGED, more)
+    named = config["scheduler"] != RunConfig.scheduler
+    more = ["--scheduler", config["scheduler"]] if named else []
+    return _command("run", config, _RUN_FLAGGED, more + _scheduler_args(config))
 
 
 def validate_command(v: Validation) -> str:

@@ -62,6 +62,7 @@ def characterization_json(c: Characterization, p: Prediction) -> dict[str, Any]:
         "prediction": _prediction_json(p),
         "cost": {
             "probe_s": c.probe_s,
+            "compile_s": c.compile_s,
             "throughput_s": c.curve.time_s,
             "full_run_s": run_s,
             "fraction": c.probe_s / run_s,
@@ -172,9 +173,10 @@ def _finite(value: float) -> float | None:
 def _closing_lines(c: Characterization, p: Prediction) -> Text:
     run_s = full_run_s(c)
     config = c.config
+    compiled = f" ({c.compile_s:.1f} s of it compilation)" if c.compile_s else ""
     return Text.assemble(
-        f"cost: window {c.probe_s:.1f} s, {100 * c.probe_s / run_s:.1f} % of the full run's "
-        f"{run_s:.0f} s; throughput curve {c.curve.time_s:.1f} s\n",
+        f"cost: window {c.probe_s:.1f} s{compiled}, {100 * c.probe_s / run_s:.1f} % of the full "
+        f"run's {run_s:.0f} s; throughput curve {c.curve.time_s:.1f} s\n",
         f"next: probe validate {shlex.join([config['model'], *changed_flags(config)])}",
     )
 

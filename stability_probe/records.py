@@ -314,6 +314,11 @@ class Characterization(Shown):
     size: ModelSize | None = None
     """None in characterizations stored before it was recorded."""
 
+    @property
+    def compile_s(self) -> float:
+        """Seconds of `probe_s` that compilation took."""
+        return sum(e.compile_s for window in self.windows for e in window)
+
     def __rich__(self) -> Any:
         from stability_probe.probe_summary import measured_table
 

@@ -168,6 +168,18 @@ def test_a_prediction_is_not_held_against_another_schedule(root: Path, tmp_path:
     assert "Predicted beside measured" not in page.words
 
 
+def test_the_latest_of_several_probes_is_held_against_a_run(tmp_path: Path) -> None:
+    names = [keep_run(tmp_path, run) for run in make_pair()]
+    for number in range(11):
+        told = make_prediction(time_saved_pct=10.0 + number)
+        store.Store(tmp_path).save_characterization(probed(), told)
+    store.Store(tmp_path).save_characterization(
+        probed(config={"lr": 0.5}), make_prediction(time_saved_pct=70.0)
+    )
+    rows = shown(names[1], root=tmp_path).downloads()["m1-validation.csv"]
+    assert rows[1][1] == "20.0"
+
+
 def test_a_fixed_run_is_no_gain(root: Path, names: dict[str, str]) -> None:
     page = shown(names["fixed"], root=root)
     assert "It is itself the fixed batch" in page.words

@@ -33,6 +33,7 @@ RUNS: list[dict[str, Any]] = [
     {"seed": 3, "order_seed": 5, "channels_last": "on", "threads": 2, "precision": "bfloat16"},
     {"scheduler": "deba", "scheduler_args": {"reading": "mild", "window": 5, "x": [1, "2"]}},
     {"scheduler": "deba", "scheduler_args": {"name": "3", "on": True}, "reset_moments": True},
+    {"compile": True, "epochs": 7},
     {"data_dir": "/d", "img_size": 64, "device": "cpu"},
 ]
 

@@ -55,7 +55,7 @@ CONTRACT: dict[str, Any] = {
     "loss_variation": MEAN_STD,
     "noise_scale": MEAN_STD,
     "prediction": PREDICTION,
-    "cost": dict.fromkeys(("probe_s", "full_run_s", "fraction")),
+    "cost": dict.fromkeys(("probe_s", "compile_s", "full_run_s", "fraction")),
 }
 VALIDATION_CONTRACT: dict[str, Any] = {
     **dict.fromkeys(("model", "data", "seeds", "inside_interval", "class_correct")),
