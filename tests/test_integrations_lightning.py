@@ -182,7 +182,8 @@ def test_resumed_is_uninterrupted(tmp_path: Path, when: str) -> None:
     assert whole[-1].lr < whole[-1].batch_size / 16 * 0.005  # the cosine came through
     for epoch in (0, 4, 7):
         rest = run(tmp_path / f"rest{epoch}", tmp_path / "whole" / f"epoch={epoch}.ckpt")
-        if when == "after validation":  # Lightning ends the epoch of the checkpoint once more
+        # After validation Lightning may end the epoch of the checkpoint once more.
+        if when == "after validation" and rest[0].epoch == epoch + 1:
             assert comparable(rest.pop(0)) == comparable(whole[epoch])
         assert [comparable(e) for e in rest] == [comparable(e) for e in whole[epoch + 1 :]]
 
