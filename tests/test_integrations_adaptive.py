@@ -214,6 +214,19 @@ def test_evaluation_is_recorded_and_the_hooks_come_off() -> None:
     assert not plain.optimizer._optimizer_step_post_hooks
 
 
+def test_a_batch_never_falls_below_two_samples_a_part() -> None:
+    plain = Plain(blobs(), scheduler="fixed")
+    plain.adaptive.close()
+    plain.monitor.close()
+    plain.sampler = AdaptiveBatchSampler(97, 64, accumulate=12)
+    plain.loader = DataLoader(plain.loader.dataset, batch_sampler=plain.sampler)
+    plain.monitor = GradientMonitor(plain.model, plain.optimizer)
+    plain.adaptive = AdaptiveBatch(
+        plain.monitor, plain.sampler, "replay", epochs=4, batch_sizes=[64, 16, 16, 16]
+    )
+    assert [plain.epoch().batch_size for _ in range(4)] == [64, 24, 24, 24]
+
+
 WORKER = """
 import json, os, sys
 from pathlib import Path

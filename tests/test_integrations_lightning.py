@@ -77,6 +77,7 @@ class Keep(pl.Callback):  # type: ignore[misc, name-defined]
         self.records: list[EpochRecord] = []
         self.seen: list[list[int]] = []
         self.epoch: list[int] = []
+        self.trainer: Any = None
 
     def on_train_batch_end(
         self, trainer: Any, module: Any, outputs: Any, batch: Any, i: int
@@ -138,6 +139,7 @@ def fit(
         }
     )
     held_out = DataLoader(TensorDataset(data.test_images, data.test_labels), batch_size=20)
+    keep.trainer = made
     made.fit(
         module or Net(), loader, held_out if validate else None, ckpt_path=resume, weights_only=True
     )
@@ -159,19 +161,41 @@ def test_workers_that_persist_see_the_new_size(tmp_path: Path) -> None:
     assert [comparable(e) for e in told.records] == [comparable(e) for e in plain[:6]]
 
 
-@pytest.mark.parametrize("validate", [False, True])
-def test_resumed_is_uninterrupted(tmp_path: Path, validate: bool) -> None:
+@pytest.mark.parametrize("when", ["no validation", "before validation", "after validation"])
+def test_resumed_is_uninterrupted(tmp_path: Path, when: str) -> None:
     """From a checkpoint of every epoch, with the rate in epochs too."""
 
-    def saving() -> ModelCheckpoint:
-        return ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, every_n_epochs=1)
+    def run(folder: Path, resume: Path | None = None) -> list[EpochRecord]:
+        saving = ModelCheckpoint(
+            folder,
+            "{epoch}",
+            save_top_k=-1,
+            every_n_epochs=1,
+            save_on_train_epoch_end=when != "after validation",
+        )
+        validate = when != "no validation"
+        return fit(
+            folder, module=Net("epoch"), resume=resume, validate=validate, callbacks=(saving,)
+        ).records
 
-    whole = fit(tmp_path, module=Net("epoch"), validate=validate, callbacks=(saving(),)).records
+    whole = run(tmp_path / "whole")
     assert whole[-1].lr < whole[-1].batch_size / 16 * 0.005  # the cosine came through
     for epoch in (0, 4, 7):
-        path = tmp_path / f"epoch={epoch}.ckpt"
-        rest = fit(tmp_path / "rest", module=Net("epoch"), resume=path, validate=validate).records
+        rest = run(tmp_path / f"rest{epoch}", tmp_path / "whole" / f"epoch={epoch}.ckpt")
+        # After validation Lightning may end the epoch of the checkpoint once more.
+        if when == "after validation" and rest[0].epoch == epoch + 1:
+            assert comparable(rest.pop(0)) == comparable(whole[epoch])
         assert [comparable(e) for e in rest] == [comparable(e) for e in whole[epoch + 1 :]]
+
+
+def test_a_fit_that_had_ended_goes_on(tmp_path: Path) -> None:
+    """At its end the Trainer counts the batches of the next epoch before it begins."""
+    whole = fit(tmp_path).records
+    first = fit(tmp_path, epochs=7)
+    assert first.trainer is not None
+    first.trainer.save_checkpoint(tmp_path / "end.ckpt")
+    rest = fit(tmp_path, resume=tmp_path / "end.ckpt").records
+    assert [comparable(e) for e in rest] == [comparable(e) for e in whole[7:]]
 
 
 def test_the_rate_of_a_schedule_in_epochs_is_schedule_times_batch(tmp_path: Path) -> None:

@@ -268,3 +268,13 @@ def test_nothing_is_synchronised_before_the_end_of_an_epoch() -> None:
     monitor.add_loss(loss, len(y))
     with pytest.raises((RuntimeError, NotImplementedError)):
         monitor.finish_epoch(World())
+
+
+def test_sharded_parameters_are_refused() -> None:
+    class FullyShardedDataParallel(nn.Sequential):
+        """By name, as the monitor knows it: the real one needs a process group."""
+
+    sharded = FullyShardedDataParallel(net())
+    optimizer = torch.optim.SGD(sharded.parameters(), lr=0.1)
+    with pytest.raises(UsageError, match="these parameters are sharded"):
+        GradientMonitor(sharded, optimizer)

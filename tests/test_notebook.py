@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -93,3 +94,10 @@ def test_a_name_is_shown_and_not_run() -> None:
     html = make_characterization(config={"model": "<script>[bold]:smile:"})._repr_html_()
     assert "&lt;script&gt;[bold]:smile:" in html
     assert "<script>" not in html
+
+
+def test_a_reason_in_brackets_is_no_markup() -> None:
+    result = make_result()
+    told = dataclasses.replace(result.epochs[0], action="increase", reason="[bold]calm[/nonsense]")
+    html = dataclasses.replace(result, epochs=(told,))._repr_html_()
+    assert "[bold]calm[/nonsense]" in html

@@ -39,7 +39,10 @@ class GradientMonitor:
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        if any(type(p.data).__name__ == "DTensor" for p in model.parameters()):
+        kinds = {type(part).__name__ for part in [*model.modules(), *model.parameters()]}
+        if kinds & {"DTensor", "FullyShardedDataParallel"} or any(
+            type(p.data).__name__ == "DTensor" for p in model.parameters()
+        ):
             raise UsageError(
                 "GradientMonitor needs whole gradients, and these parameters are sharded; "
                 "use DistributedDataParallel"

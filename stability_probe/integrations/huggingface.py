@@ -128,6 +128,7 @@ class AdaptiveBatchCallback(TrainerCallback):  # type: ignore[misc, unused-ignor
             worker_init_fn=own.worker_init_fn,
             prefetch_factor=own.prefetch_factor,
             persistent_workers=own.persistent_workers,
+            multiprocessing_context=own.multiprocessing_context,
         )
         # One process as far as Accelerate knows: it would share each batch a second time.
         prepared: DataLoader[Any] = prepare_data_loader(

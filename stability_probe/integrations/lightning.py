@@ -9,6 +9,7 @@ from stability_probe.errors import MissingError, UsageError
 from stability_probe.integrations.adaptive_batch import AdaptiveBatch
 from stability_probe.integrations.gradient_monitor import GradientMonitor
 from stability_probe.integrations.sampler import AdaptiveBatchSampler
+from stability_probe.records import to_plain
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -42,6 +43,7 @@ class AdaptiveBatchCallback(Callback):  # type: ignore[misc, unused-ignore]
         """Made when the fit begins; its `record` is of the epoch that ended last."""
         self._batch_size = sampler.global_batch_size
         self._restored: Mapping[str, Any] | None = None
+        self._ended = True  # False from the decision to the end of its epoch, with validation
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -76,6 +78,7 @@ class AdaptiveBatchCallback(Callback):  # type: ignore[misc, unused-ignore]
         )
         if self._restored is not None:
             self.adaptive.load_state_dict(self._restored)
+            self._place(self._restored["record"])
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
@@ -97,14 +100,20 @@ class AdaptiveBatchCallback(Callback):  # type: ignore[misc, unused-ignore]
         loss = outputs["loss"] * self.sampler.accumulate
         self._running.monitor.add_loss(loss, self.sampler.num_samples_of(batch_idx))
         if trainer.is_last_batch:
-            # Before validation, at whose end checkpoints are taken.
+            # Before validation, at whose end checkpoints may be taken.
             self._running.step()
+            self._ended = False
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._ended = True
+        self._place(to_plain(self._running.record))
 
     def state_dict(self) -> dict[str, Any]:
         if self.adaptive is None:
             return {}
         within = self.adaptive.monitor.num_updates > 0
-        return {"within_epoch": within, **self.adaptive.state_dict()}
+        state = {"within_epoch": within, "epoch_ended": self._ended}
+        return {**state, **self.adaptive.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not state_dict:
@@ -115,10 +124,18 @@ class AdaptiveBatchCallback(Callback):  # type: ignore[misc, unused-ignore]
                 "taken at an epoch's end, such as those of ModelCheckpoint(every_n_epochs=1)"
             )
         self._restored = state_dict
-        record = state_dict["record"]
-        if record is not None:
-            # The Trainer counts the batches before it starts to train.
+        self._ended = state_dict["epoch_ended"]
+        # The Trainer counts the batches before it starts to train.
+        self._place(state_dict["record"])
+
+    def _place(self, record: Mapping[str, Any] | None) -> None:
+        """Where the sampler stands for Lightning, which first ends the epoch of a checkpoint."""
+        if record is None:
+            return
+        if self._ended:
             self.sampler.set_epoch(record["epoch"], record["next_batch_size"])
+        else:
+            self.sampler.set_epoch(record["epoch"] - 1, record["batch_size"])
 
     @property
     def _running(self) -> AdaptiveBatch:
