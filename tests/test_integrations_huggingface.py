@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -205,10 +206,16 @@ def test_workers_that_persist_see_the_new_size(tmp_path: Path) -> None:
     assert [e.batch_size for e in told.records] == [e.batch_size for e in Plain(blobs()).rest()[:6]]
 
 
+NAMES = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
+OWN_BATCHES: dict[str, Any] = (
+    {"group_by_length": True}
+    if "group_by_length" in NAMES
+    else {"train_sampling_strategy": "sequential"}
+)
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"max_steps": 50}, "use num_train_epochs"),
     ({"auto_find_batch_size": True}, "auto_find_batch_size=False"),
-    ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy='random'"),
+    (OWN_BATCHES, "train_sampling_strategy='random'"),
     ({"arguments": {"reading": "literal"}, "per_device_train_batch_size": 32}, "no more steps"),
     ({"arguments": {"window_mode": "rescale"}}, "only probe's own loop"),
 ]

@@ -186,6 +186,7 @@ def _check(trainer: Any) -> None:
         ),
         "use train_sampling_strategy='random': the schedule makes the batches itself": (
             getattr(args, "train_sampling_strategy", "random") != "random"
+            or getattr(args, "group_by_length", False)  # its name in older releases
         ),
         "use plain DistributedDataParallel: with FSDP or DeepSpeed no process holds the whole "
         "gradient": trainer.accelerator.distributed_type.value not in _WHOLE_GRADIENT,
