@@ -278,3 +278,22 @@ def test_sharded_parameters_are_refused() -> None:
     optimizer = torch.optim.SGD(sharded.parameters(), lr=0.1)
     with pytest.raises(UsageError, match="these parameters are sharded"):
         GradientMonitor(sharded, optimizer)
+
+
+def test_one_gradient_that_is_not_finite_ends_the_epoch() -> None:
+    """A NaN must not hide behind a larger number."""
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    monitor = GradientMonitor(model, optimizer)
+    for index, (x, y) in enumerate(batches(3)):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        if index == 1:
+            next(model.parameters()).grad.fill_(torch.nan)  # type: ignore[union-attr]
+        optimizer.step()
+        monitor.add_loss(1.0, len(y))
+        for parameter in model.parameters():
+            parameter.data.nan_to_num_()
+    with pytest.raises(RunError, match="not finite"):
+        monitor.finish_epoch(World())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 import warnings
@@ -94,16 +95,7 @@ class GradientMonitor:
         Raises `UsageError` when steps or losses were not seen, `RunError` when they are not
         finite.
         """
-        if not self._measured:
-            raise UsageError(
-                "no optimizer step was seen in this epoch; give GradientMonitor the optimizer "
-                "that steps"
-            )
-        if not self._samples:
-            raise UsageError(
-                "no loss was seen in this epoch; call monitor.add_loss(loss, num_samples) "
-                "with every batch"
-            )
+        self._check_seen()
         loss_sum = torch.as_tensor(self._loss_sum, device=self._measured[0].device).clone()
         samples = torch.tensor(self._samples, device=loss_sum.device)
         world.add_up(loss_sum)
@@ -111,7 +103,7 @@ class GradientMonitor:
         # The third number says that a fused optimizer skipped the step: its gradient overflowed.
         rows = [row[:2] for row in torch.stack(self._measured).tolist() if row[2] == 0]
         loss = loss_sum.item() / int(samples.item())
-        if not rows or not math.isfinite(loss) or not math.isfinite(max(map(max, rows))):
+        if not rows or not all(map(math.isfinite, [loss, *itertools.chain(*rows)])):
             raise RunError("the loss or gradient of this epoch is not finite; use a smaller rate")
         statistics = gradient_statistics(rows, self._components)
         self._check_clipping([math.sqrt(square) for square, _ in rows])
@@ -163,6 +155,18 @@ class GradientMonitor:
         self._pending = None
         self._updates += 1
         self._ended = (time.perf_counter(), time.process_time())
+
+    def _check_seen(self) -> None:
+        if not self._measured:
+            raise UsageError(
+                "no optimizer step was seen in this epoch; give GradientMonitor the optimizer "
+                "that steps"
+            )
+        if not self._samples:
+            raise UsageError(
+                "no loss was seen in this epoch; call monitor.add_loss(loss, num_samples) "
+                "with every batch"
+            )
 
     def _check_clipping(self, norms: list[float]) -> None:
         """Clipping by norm leaves its mark: many norms are one number, to the rounding."""
