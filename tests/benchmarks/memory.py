@@ -18,14 +18,14 @@ STEPS = 30
 
 def plain(model_name: str) -> None:
     """The loop that anyone would write."""
-    import timm
     import torch
     from torch.nn import functional as F
 
     from stability_probe.datasets import load_dataset, normalize
+    from stability_probe.models import make_model
 
     data = load_dataset("digits")
-    model = timm.create_model(model_name, num_classes=data.num_classes)
+    model = make_model(model_name, num_classes=data.num_classes, img_size=32)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
     order = torch.randperm(len(data.train_labels))
     for step in range(STEPS):

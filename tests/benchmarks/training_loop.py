@@ -10,7 +10,7 @@ One thread, images of CIFAR's shape, CPU seconds of epochs of a few steps, arms 
 - `plain`: `plain_steps` below, on float32 batches made before the clock starts; same weights,
   optimizer, precision and memory format.
 - `timm`: the step of timm's benchmark.py (`--bench train`) with its defaults: one random batch,
-  contiguous, `create_optimizer_v2(opt="sgd", lr=1e-4)`.
+  contiguous, `create_optimizer_v2(opt="sgd", lr=1e-4)`; but our weight decay, which has its price.
 - `loading`: what `ours` spends on making its batches, alone.
 
 The memory format is the one that the project chooses by measurement for that model.
@@ -31,7 +31,7 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stability_probe import loop
+from stability_probe import gradients, loop
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset, load_dataset, normalize
 from stability_probe.state import TrainState, make_state
@@ -85,11 +85,9 @@ def loading(state: TrainState, data: Dataset, size: int) -> float:
     return time.process_time() - begin
 
 
-def measured_steps(size: int, steps: int) -> int:
-    """How many of `steps` steps the loop must measure to measure as often as in CIFAR."""
-    whole = -(-CIFAR // size)
-    stride = max(1, whole // loop.MEASURED_STEPS_PER_EPOCH)
-    return max(1, steps // stride)
+def cifar_stride(size: int) -> int:
+    """Every how many steps of an epoch of CIFAR the loop measures the gradient."""
+    return gradients.measured_stride(-(-CIFAR // size))
 
 
 def random_images(count: int, augment: bool = True) -> Dataset:
@@ -125,7 +123,10 @@ def compare(model: str, size: int, channels_last: str, rounds: int) -> dict[str,
     example = [loop.load_batch(random_images(size), torch.arange(size), probe)]
     ready = [(normalize(i, random_images(size)), n) for i, n in example]
     plain_steps(probe.model, probe.optimizer, ready)
-    steps = max(1, round(LEAST_S / plain_steps(probe.model, probe.optimizer, ready)))
+    stride = cifar_stride(size)
+    # Whole strides, so that the share of measured steps is that of CIFAR.
+    strides = max(1, round(LEAST_S / plain_steps(probe.model, probe.optimizer, ready) / stride))
+    steps = strides * stride
     data = random_images(size * steps)
 
     mine, bare = make_state(config, data), make_state(config, data)
@@ -138,9 +139,9 @@ def compare(model: str, size: int, channels_last: str, rounds: int) -> dict[str,
     ]
     bare.model.train()
     theirs = make_state(dataclasses.replace(config, channels_last="off"), data).model.train()
-    optimizer = create_optimizer_v2(theirs, opt="sgd", lr=1e-4)
+    optimizer = create_optimizer_v2(theirs, opt="sgd", lr=1e-4, weight_decay=config.weight_decay)
     epochs = our_epochs(mine, data, config)
-    with patch.object(loop, "MEASURED_STEPS_PER_EPOCH", measured_steps(size, steps)):
+    with patch.object(gradients, "MEASURED_STEPS_PER_EPOCH", strides):
         taken = take_turns(
             {
                 "ours": lambda: next(epochs),
