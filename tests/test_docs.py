@@ -61,7 +61,10 @@ def test_the_tutorial_can_be_typed(typed: Path) -> None:
             assert language == "sh"
             # As written, but for fewer epochs: the same commands, in a tenth of the time.
             told.append(run(text.replace("--epochs 40", "--epochs 8"), typed))
-    assert "lies below everything in the corpus" in " ".join(told[0].split())
+    assert "CANNOT SAY" in told[0]
+    # A busy machine, or its headroom, is told first; tests may run beside others.
+    first = " ".join(told[0].split())
+    assert "everything in the corpus" in first or "BUSY" in first
     assert "predicted" in told[1]
     assert len(told[2].splitlines()) == 1 + 3 + 6  # three windows, three pairs
     assert "3 added, 3 rows in" in told[4]

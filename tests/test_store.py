@@ -475,6 +475,7 @@ OTHER_VALUES: dict[str, Any] = {
     "scheduler_args": {"window": 3},
     "channels_last": "on",
     "reset_moments": True,
+    "compile": True,
 }
 NO_IDENTITY: dict[str, Any] = {"data_dir": "/data", "threads": 2}
 
