@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from predictor.corpus import CORPUS_READING, CorpusRow
 from predictor.features import Case, make_features
@@ -44,8 +45,12 @@ def usable(rows: Iterable[CorpusRow]) -> list[CorpusRow]:
 
 def is_deba(row: CorpusRow) -> bool:
     """A run of the reading that predictions speak of, and of no other."""
-    arguments = json.loads(row.scheduler_args)
-    return row.scheduler == "deba" and {"reading": DEFAULT_READING, **arguments} == CORPUS_READING
+    return is_corpus_reading(row.scheduler, json.loads(row.scheduler_args))
+
+
+def is_corpus_reading(scheduler: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether predictions speak of a schedule: DEBA as the corpus reads it."""
+    return scheduler == "deba" and {"reading": DEFAULT_READING, **arguments} == CORPUS_READING
 
 
 def finished(row: CorpusRow) -> bool:

@@ -14,6 +14,7 @@ from predictor.page import Download, Figure
 from predictor.plots import draw_rehearsals, draw_told
 from predictor.scores import HeldOut
 from stability_probe import metrics, plots
+from stability_probe.probe_summary import over_seeds
 from stability_probe.records import (
     Characterization,
     EpochRecord,
@@ -83,8 +84,8 @@ def window_figures(key: str, c: Characterization) -> tuple[Figure, ...]:
     drawn: dict[str, Any] = {"records": c.windows, "seeds": c.seeds}
     norms = _from_to(names, c.windows, "grad_norm", "{:.3g}")
     losses = _from_to(names, c.windows, "loss", "{:.3g}")
-    score = with_std(metrics.mean_std([m.stability_score for m in c.metrics]))
-    changes = with_std(metrics.mean_std([m.grad_norm_variation for m in c.metrics]))
+    score = with_std(over_seeds(c, "stability_score"))
+    changes = with_std(over_seeds(c, "grad_norm_variation"))
     return (
         figure(
             f"{key}-norms",
@@ -214,12 +215,8 @@ def told_figure(key: str, held: HeldOut) -> Figure:
 
 def study_figure(key: str, study: Study) -> Figure:
     """All arms of a study."""
-    done = [a for a in study.arms if a.time_s and a.accuracy]
-    told = [
-        f"{a.name} {a.time_s.mean:.0f} s, {percent(a.accuracy.mean, 1)}"
-        for a in done
-        if a.time_s and a.accuracy
-    ]
+    done = [(a, a.time_s, a.accuracy) for a in study.arms if a.time_s and a.accuracy]
+    told = [f"{a.name} {s.mean:.0f} s, {percent(accuracy.mean, 1)}" for a, s, accuracy in done]
     return figure(
         f"{key}-study",
         partial(plots.draw_study, study=study),
@@ -227,9 +224,7 @@ def study_figure(key: str, study: Study) -> Figure:
         alt=f"Mean over seeds: {'; '.join(told)}.",
         columns=("arm", "role", "time_s", "time_s_std", "accuracy", "accuracy_std"),
         rows=(
-            (a.name, a.role, a.time_s.mean, a.time_s.std, a.accuracy.mean, a.accuracy.std)
-            for a in done
-            if a.time_s and a.accuracy
+            (a.name, a.role, s.mean, s.std, accuracy.mean, accuracy.std) for a, s, accuracy in done
         ),
         wide=True,
     )

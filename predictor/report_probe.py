@@ -25,9 +25,9 @@ from predictor.report_parts import (
 )
 from predictor.reproduce import characterize_command, validate_after
 from predictor.summary import full_run_s
-from stability_probe import metrics
 from stability_probe.config import RunConfig
 from stability_probe.paired import compare_runs
+from stability_probe.probe_summary import noise_words, over_seeds
 from stability_probe.records import Characterization, Prediction, Validation
 from stability_probe.stored import Probed, finished_run
 from stability_probe.words import counted, signed, with_std
@@ -89,9 +89,9 @@ def judged(c: Characterization, p: Prediction, pairs: Sequence[Pair]) -> Validat
 
 def window_part(key: str, c: Characterization) -> Part:
     """How steady the gradients were, seed by seed."""
-    noise = [m.noise_scale for m in c.metrics if m.noise_scale is not None]
+    noise, meaning = noise_words(c)
     score, norm, loss = (
-        with_std(metrics.mean_std([getattr(m, name) for m in c.metrics]))
+        with_std(over_seeds(c, name))
         for name in ("stability_score", "grad_norm_variation", "loss_variation")
     )
     return Part(
@@ -100,13 +100,7 @@ def window_part(key: str, c: Characterization) -> Part:
             Fact(name="stability", value=score, meaning="1 is perfectly steady"),
             Fact(name="norm variation", value=norm, meaning="change between epochs"),
             Fact(name="loss variation", value=loss, meaning="change between epochs"),
-            Fact(
-                name="noise scale",
-                value=f"{metrics.mean_std(noise).mean:.0f} samples" if noise else "undefined",
-                meaning="batches below it are mostly noise"
-                if noise
-                else "the mean gradient drowns in its noise",
-            ),
+            Fact(name="noise scale", value=noise, meaning=meaning),
         ),
         figures=figures.window_figures(key, c),
     )

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from predictor import report_figures as figures
-from predictor.corpus import CORPUS_READING
+from predictor.examples import is_corpus_reading
 from predictor.judge import judge
 from predictor.page import Download, Fact, Gain, Part, Section, Verdict
 from predictor.report_parts import (
@@ -21,7 +21,6 @@ from stability_probe.config import RunConfig
 from stability_probe.errors import MissingError
 from stability_probe.paired import compare_runs
 from stability_probe.records import Comparison, EpochRecord, RunResult
-from stability_probe.schedulers.deba import DEFAULT_READING
 from stability_probe.store import read_characterization
 from stability_probe.stored import Probed, fixed_twin
 from stability_probe.words import percent
@@ -48,9 +47,7 @@ def run_section(key: str, run: RunResult, root: Path) -> Section:
         c = probed.characterization
         parts.append(headroom_part(key, c.curve, c.config["batch_size"]))
         headroom = headroom_words(c.curve, c.config["batch_size"])
-    parts += [
-        repeat_part(_cost(run), run.environment, [run_command(run)]),
-    ]
+    parts.append(repeat_part(_cost(run), run.environment, [run_command(run)]))
     size = f"{run.num_params / 1e6:.2f} M parameters, " if run.num_params else ""
     return Section(
         anchor=key,
@@ -98,9 +95,7 @@ def _without_schedule(config: RunConfig) -> str:
 
 
 def _spoken_of(run: RunResult) -> bool:
-    """Whether predictions are about such a schedule: DEBA as the corpus reads it."""
-    reading = {"reading": DEFAULT_READING, **run.config.get("scheduler_args", {})}
-    return bool(run.config["scheduler"] == "deba" and reading == CORPUS_READING)
+    return is_corpus_reading(run.config["scheduler"], run.config.get("scheduler_args", {}))
 
 
 def _verdict(

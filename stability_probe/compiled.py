@@ -22,7 +22,7 @@ def compile_model(model: nn.Module) -> Callable[[Tensor], Tensor]:
     The batch is a free dimension where the model's code allows. One graph or none: a break, or
     more compilations than are allowed, is an error and no way back to eager code.
     """
-    # Imported here, since it takes longer than all of torch.
+    # Imported here, since it takes nearly as long as all of torch.
     from torch._dynamo import maybe_mark_dynamic
 
     whole = torch.compile(model, fullgraph=True)

@@ -86,7 +86,7 @@ def joined(device: str) -> Iterator[World]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if on_cuda else "gloo")
     try:
-        yield World(rank=dist.get_rank(), size=dist.get_world_size())
+        yield current_world()
     finally:
         dist.destroy_process_group()
 

@@ -30,7 +30,7 @@ from stability_probe.device import (
 from stability_probe.errors import RunError
 from stability_probe.gradients import measured_stride
 from stability_probe.optim import learning_rate
-from stability_probe.order import epoch_batches, generator_for, seed_for
+from stability_probe.order import batch_lengths, epoch_batches, generator_for, seed_for
 from stability_probe.records import EpochRecord, NoiseScaleRecord
 from stability_probe.schedulers.base import decided
 from stability_probe.state import PartialEpoch, TrainState
@@ -329,22 +329,20 @@ def _left_alone(state: TrainState) -> Iterator[None]:
 
 
 def _compile_for_epoch(state: TrainState, data: Dataset, config: RunConfig) -> float:
-    """Meet every size of the next epoch once, so that none compiles on its clock; seconds taken."""
+    """Meet every size of the next epoch once, so that none compiles on its clock; seconds taken.
+
+    A size that exceeds the memory is split here, as it would be in training.
+    """
     begin = time.perf_counter()
-    batches = epoch_batches(len(data.train_labels), state.batch_size, torch.Generator())
-    sizes = {
-        len(part)
-        for batch in batches
-        for part in batch.tensor_split(num_micro_batches(len(batch), state.micro_batch_size))
-    }
-    new = sorted(sizes - state.compiled_sizes)
-    if not new:
+    sizes = sorted(set(batch_lengths(len(data.train_labels), state.batch_size)))
+    if all((size, state.micro_batch_size) in state.compiled_sizes for size in sizes):
         return 0.0
     with compiling(config.model), _left_alone(state):
-        for size in new:
+        for size in sizes:
             images, labels = load_batch(data, torch.arange(size), state)
-            backward(state.forward, state, data, images, labels, config.precision)
-    state.compiled_sizes.update(new)
+            while _whole_gradient(state, data, images, labels, config.precision, True) is None:
+                pass
+            state.compiled_sizes.add((size, state.micro_batch_size))
     return time.perf_counter() - begin
 
 

@@ -26,17 +26,18 @@ def epoch_batches(
     Fewer than `smallest` samples left over join the batch before them, since BatchNorm cannot
     train on one.
     """
-    batches = list(torch.split(torch.randperm(num_samples, generator=generator), batch_size))
-    if len(batches) > 1 and len(batches[-1]) < smallest:
-        batches[-2:] = [torch.cat(batches[-2:])]
-    return batches
+    order = torch.randperm(num_samples, generator=generator)
+    return list(torch.split(order, batch_lengths(num_samples, batch_size, smallest)))
 
 
-def num_batches(num_samples: int, batch_size: int, smallest: int = 2) -> int:
-    """How many batches `epoch_batches` makes, without making them.
+def batch_lengths(num_samples: int, batch_size: int, smallest: int = 2) -> list[int]:
+    """Sizes of the batches of `epoch_batches`, without making them.
 
-    >>> num_batches(97, 16), num_batches(98, 16)
-    (6, 7)
+    >>> batch_lengths(49, 16), batch_lengths(50, 16), batch_lengths(1, 16)
+    ([16, 16, 17], [16, 16, 16, 2], [1])
     """
     whole, left = divmod(num_samples, batch_size)
-    return max(1, whole + (left >= smallest))
+    lengths = [batch_size] * whole + ([left] if left else [])
+    if len(lengths) > 1 and lengths[-1] < smallest:
+        lengths[-2:] = [sum(lengths[-2:])]
+    return lengths

@@ -43,7 +43,8 @@ def measured_table(c: Characterization) -> Group:
         ("component variance", variance, "over the components of the gradient"),
     ):
         table.add_row(label, value, Text(meaning, "dim"))
-    table.add_row("noise scale", *_noise_words(c))
+    noise, meaning = noise_words(c)
+    table.add_row("noise scale", noise, Text(meaning, "dim"))
     return Group(head, Text(), table)
 
 
@@ -62,9 +63,10 @@ def _curve_words(c: Characterization) -> str:
     return words + ("; MACHINE BUSY, timings disagree" if c.curve.busy else "")
 
 
-def _noise_words(c: Characterization) -> tuple[str, Text]:
+def noise_words(c: Characterization) -> tuple[str, str]:
+    """The noise scale over the seeds, and what it means."""
     known = [m.noise_scale for m in c.metrics if m.noise_scale is not None]
     if not known:
-        return "undefined", Text("the mean gradient drowns in its noise", "dim")
+        return "undefined", "the mean gradient drowns in its noise"
     value = metrics.mean_std(known)
-    return f"{value.mean:.0f} samples", Text("batches below it are mostly noise", "dim")
+    return f"{value.mean:.0f} samples", "batches below it are mostly noise"

@@ -58,8 +58,8 @@ class TrainState:
     previous: EpochRecord | None
     micro_batch_size: int | None = None
     """Largest micro-batch after memory ran out; None while every batch has fitted."""
-    compiled_sizes: set[int] = field(default_factory=set)
-    """Micro-batches that the compiled model has seen in this process."""
+    compiled_sizes: set[tuple[int, int | None]] = field(default_factory=set)
+    """Batches that the compiled model has met in this process, with `micro_batch_size` then."""
     partial: PartialEpoch | None = None
     """The epoch under way, where training stopped within one."""
 

@@ -16,6 +16,7 @@ from stability_probe.config import RunConfig
 from stability_probe.distributed import World
 from stability_probe.errors import RunError, UsageError
 from stability_probe.loop import train
+from stability_probe.order import batch_lengths
 from stability_probe.state import make_state
 from stability_probe.throughput import MemoryFormatChoice, measure_throughput
 from tests.test_loop import CONFIG, train_all
@@ -116,6 +117,23 @@ def test_too_many_compilations_are_an_error_and_not_eager(monkeypatch: pytest.Mo
     config = dataclasses.replace(COMPILED, model="tests.test_compiled:by_size")
     with pytest.raises(RunError, match=r"cannot be compiled: .*[Rr]ecompile"):
         train_all(config, blobs())
+
+
+def test_a_batch_that_exceeds_the_memory_is_split_while_warming_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = loop.backward
+
+    def limited(forward: Any, state: Any, data: Any, images: Tensor, *args: Any) -> Tensor:
+        if len(images) > 20:
+            raise torch.OutOfMemoryError("no memory for so many samples")
+        return whole(forward, state, data, images, *args)
+
+    monkeypatch.setattr(loop, "backward", limited)
+    records = train_all(dataclasses.replace(COMPILED, model="tests.tiny:plain"), blobs())
+    assert records[-1].batch_size > 20
+    assert all(r.micro_batch_size <= 20 for r in records)
+    assert all(r.updates == len(batch_lengths(97, r.batch_size)) for r in records)
 
 
 def test_several_processes_train_eagerly() -> None:

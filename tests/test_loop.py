@@ -19,7 +19,7 @@ from stability_probe.datasets import Dataset, normalize
 from stability_probe.device import peak_memory, reset_peak_memory
 from stability_probe.errors import UsageError
 from stability_probe.loop import DivergedError, evaluate, train
-from stability_probe.order import epoch_batches, generator_for, num_batches
+from stability_probe.order import batch_lengths, epoch_batches, generator_for
 from stability_probe.records import EpochRecord
 from stability_probe.state import make_state
 from tests.tiny import blobs
@@ -57,7 +57,7 @@ def test_every_sample_once_an_epoch_and_never_a_batch_of_one(
     assert min(len(b) for b in batches) > 1
     assert max(len(b) for b in batches) <= batch_size + 1
     assert all(len(b) == batch_size for b in batches[:-1])
-    assert num_batches(samples, batch_size) == len(batches)
+    assert batch_lengths(samples, batch_size) == [len(b) for b in batches]
 
 
 def test_an_epoch_is_that_of_a_plain_loop() -> None:

@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 
 from stability_probe.distributed import World, current_world
 from stability_probe.errors import UsageError
-from stability_probe.order import epoch_batches, generator_for, num_batches
+from stability_probe.order import batch_lengths, epoch_batches, generator_for
 
 
 class AdaptiveBatchSampler(Sampler[list[int]]):
@@ -72,7 +72,7 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
     @property
     def num_updates(self) -> int:
         """Optimizer steps of the present epoch."""
-        return num_batches(self.num_samples, self.global_batch_size, self.smallest_batch)
+        return len(batch_lengths(self.num_samples, self.global_batch_size, self.smallest_batch))
 
     def num_samples_of(self, index: int) -> int:
         """Samples of this process in batch `index` of the loader, in the present epoch."""
