@@ -22,9 +22,11 @@ from predictor.corpus import (
     load_corpus,
     make_row,
 )
+from predictor.examples import is_corpus_reading
 from stability_probe.errors import MissingError
 from stability_probe.metrics import benefit_class, profile
 from stability_probe.paired import compare_runs
+from stability_probe.schedulers.deba import DEFAULT_READING
 from stability_probe.sweep import load_sweep, with_memory_format
 from tests.predictor_factories import CURVE, make_corpus_row, make_run, make_size, outcome
 
@@ -311,3 +313,12 @@ def test_the_corpus_was_measured_with_the_reading_that_validate_runs() -> None:
             assert config.scheduler_args == CORPUS_READING
             ids |= {with_memory_format(config, f).run_id() for f in ("channels_last", "contiguous")}
     assert {row.adaptive_run_id for row in load_corpus()} <= ids
+
+
+def test_predictions_speak_of_the_corpus_reading_of_deba_alone() -> None:
+    """A schedule of another name may have arguments that look the same."""
+    assert is_corpus_reading("deba", CORPUS_READING)
+    assert not is_corpus_reading("timed", CORPUS_READING)
+    assert not is_corpus_reading("deba", CORPUS_READING | {"window": 5})
+    default = is_corpus_reading("deba", {})
+    assert default == (CORPUS_READING == {"reading": DEFAULT_READING})

@@ -109,7 +109,7 @@ def test_doctor_finds_what_will_not_work(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr("os.access", lambda *_: False)
     result = invoke("doctor", "-o", str(tmp_path / "runs" / "deep"))
     assert result.exit_code == 4
-    for words in ("timm is missing", "cannot write", "0.5 GiB free for runs"):
+    for words in ("timm is missing", "cannot write", "0.5 GiB free for runs; use another -o"):
         assert words in result.stdout
     assert not (tmp_path / "runs").exists()
 
