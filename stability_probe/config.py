@@ -165,6 +165,23 @@ class RunConfig:
         return f"{model}-{scheduler}-s{self.seed}-{digest}"
 
 
+def step_id(config: RunConfig) -> str:
+    """Name of what decides the speed of a run's steps, and so its memory format and curve.
+
+    Runs that differ in data, seed, rate or schedule only share it, unless the size of the images
+    or the largest batch follows from the data.
+    """
+    names = [
+        *("model", "img_size", "batch_size", "max_batch_size", "device", "precision", "optimizer"),
+        *("channels_last", "compile"),
+    ]
+    if config.max_batch_size is None:
+        names += ["data", "limit"]
+    elif ":" in config.data:  # no named data set; those are of one size
+        names.append("data")
+    return RunConfig(**{name: getattr(config, name) for name in names}).run_id()
+
+
 def default_max_batch_size(num_train: int, batch_size: int) -> int:
     """Largest batch a schedule may reach when none is given: the paper's 2048 (arXiv
     2511.03809), but never fewer than five updates an epoch (our reading for small data)."""

@@ -56,7 +56,7 @@ def characterize(
     )
     with use_threads(config.threads):
         dataset = load_run_data(config)
-        choice = choose_memory_format(config, dataset)
+        choice = choose_memory_format(config, dataset, store.root if store else None)
         resolved = dataclasses.replace(
             config, channels_last="on" if choice.memory_format == "channels_last" else "off"
         )

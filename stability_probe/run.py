@@ -114,11 +114,14 @@ def load_run_data(config: RunConfig) -> Dataset:
     )
 
 
-def resolve(config: RunConfig, dataset: Dataset) -> RunConfig:
-    """`config` with the memory format chosen by measurement where it says auto."""
+def resolve(config: RunConfig, dataset: Dataset, root: Path) -> RunConfig:
+    """`config` with the memory format chosen by measurement where it says auto.
+
+    All runs of the store at `root` share the choice.
+    """
     if config.channels_last != "auto":
         return config
-    choice = choose_memory_format(config, dataset)
+    choice = choose_memory_format(config, dataset, root)
     return dataclasses.replace(
         config, channels_last="on" if choice.memory_format == "channels_last" else "off"
     )
@@ -151,7 +154,7 @@ def _found(
     """The stored state, if any, its records, and the config with its memory format decided."""
     if not directory.checkpoint.exists():
         directory.keep([])
-        return None, [], resolve(config, dataset)
+        return None, [], resolve(config, dataset, directory.path.parent)
     saved = _read_checkpoint(directory.checkpoint)
     before = saved.get("processes", 1)
     if before != world.size:

@@ -30,7 +30,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stability_probe.config import RunConfig, default_max_batch_size
+from stability_probe.config import RunConfig, default_max_batch_size, step_id
 from stability_probe.errors import MissingError, UsageError
 from stability_probe.executors import Executor
 from stability_probe.interrupt import raising
@@ -41,10 +41,6 @@ from stability_probe.store import read_json, write_text
 
 POLL_S = 1.0
 """How often a sweep looks how far its runs are."""
-_CURVE_FIELDS = (
-    *("model", "img_size", "batch_size", "max_batch_size", "device", "precision", "optimizer"),
-    "channels_last",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +91,7 @@ def measure_curves(
 ) -> dict[Path, ThroughputCurve]:
     """Throughput curves of a sweep by path, one after the other on a quiet machine.
 
-    Measured once and stored under ROOT/curves. Runs that differ in data, seed, rate or schedule
-    only share a curve.
+    Measured once and stored under ROOT/curves; `step_id` says which runs share one.
     """
     from stability_probe.device import use_threads
     from stability_probe.run import load_run_data
@@ -114,7 +109,7 @@ def measure_curves(
             progress.start(f"throughput of {config.model}", 1)
             with use_threads(config.threads or 1):  # as the runs will
                 data = load_run_data(config)
-                choice = choose_memory_format(config, data)
+                choice = choose_memory_format(config, data, root)
                 largest = config.max_batch_size or default_max_batch_size(
                     len(data.train_labels), config.batch_size
                 )
@@ -129,8 +124,7 @@ def measure_curves(
 
 def curve_path(root: Path, config: RunConfig) -> Path:
     """Where a sweep keeps the throughput curve that a run shares."""
-    shared = {name: getattr(config, name) for name in _CURVE_FIELDS}
-    return root / "curves" / f"{RunConfig(**shared).run_id()}.json"
+    return root / "curves" / f"{step_id(config)}.json"
 
 
 def with_memory_format(config: RunConfig, memory_format: str) -> RunConfig:

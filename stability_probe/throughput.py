@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import time
 from collections.abc import Sequence
@@ -14,13 +15,15 @@ import torch
 from torch import nn
 
 from stability_probe.compiled import compiling
-from stability_probe.config import RunConfig
+from stability_probe.config import RunConfig, step_id
 from stability_probe.datasets import Dataset
 from stability_probe.device import free_memory, is_out_of_memory, synchronize
+from stability_probe.errors import MissingError
 from stability_probe.loop import load_batch, train_step
 from stability_probe.progress import Progress, Quiet
-from stability_probe.records import ThroughputCurve, ThroughputPoint
+from stability_probe.records import ThroughputCurve, ThroughputPoint, from_plain, to_plain
 from stability_probe.state import TrainState, make_state
+from stability_probe.store import read_json, write_text
 
 ROUNDS = 3
 """Memory formats are timed this many times, taking turns, so that a drift hits both alike."""
@@ -95,14 +98,34 @@ def measure_throughput(
     )
 
 
-def choose_memory_format(config: RunConfig, dataset: Dataset) -> MemoryFormatChoice:
+def choose_memory_format(
+    config: RunConfig, dataset: Dataset, root: Path | None = None
+) -> MemoryFormatChoice:
     """What `channels_last` says, or for auto the faster of the two at two batch sizes.
 
-    They are timed side by side at the initial batch and at four times that.
+    They are timed side by side at the initial batch and at four times that. With the `root` of a
+    store the choice is kept there: timed anew, two formats of nearly one speed would take turns,
+    and runs begun with one would not be found with the other. Raises `MissingError` when what was
+    kept is damaged.
     """
     if config.channels_last != "auto":
         name = "channels_last" if config.channels_last == "on" else "contiguous"
         return MemoryFormatChoice(memory_format=name, reason="as asked")
+    if root is None:
+        return _faster_format(config, dataset)
+    path = root / "memory_formats" / f"{step_id(config)}.json"
+    if path.exists():
+        try:
+            return from_plain(MemoryFormatChoice, read_json(path))
+        except TypeError as error:
+            raise MissingError(f"{path} is damaged: {error}; delete it to measure anew") from error
+    choice = _faster_format(config, dataset)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(to_plain(choice)))
+    return choice
+
+
+def _faster_format(config: RunConfig, dataset: Dataset) -> MemoryFormatChoice:
     states = {flag: make_state(_with_format(config, flag), dataset) for flag in ("on", "off")}
     if not any(isinstance(m, nn.Conv2d) for m in states["on"].model.modules()):
         return MemoryFormatChoice(memory_format="contiguous", reason="the model has no convolution")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from stability_probe import probe
+from stability_probe import probe, throughput
 from stability_probe.errors import UsageError
 from stability_probe.loop import train
 from stability_probe.metrics import profile, stability_metrics
 from stability_probe.records import Characterization, from_plain, to_plain
 from stability_probe.state import make_state
+from stability_probe.store import Store
 from tests.test_loop import CONFIG, timeless, with_fields
 from tests.tiny import blobs
 
@@ -58,6 +60,22 @@ def test_a_schedule_in_the_config_does_not_change_the_window() -> None:
     assert c.config["scheduler"] == "fixed"
     assert c.max_batch_size == 64
     assert [p.batch_size for p in c.curve.points] == [16, 32, 64]
+
+
+def test_the_same_question_finds_its_windows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also where another timing would have chosen the other memory format."""
+    names = iter(["channels_last", "contiguous"])
+    monkeypatch.setattr(
+        throughput,
+        "_faster_format",
+        lambda *_: throughput.MemoryFormatChoice(memory_format=next(names), reason="timed"),
+    )
+    config, store = with_fields(channels_last="auto"), Store(tmp_path)
+    first, second = (probe.characterize(config, seeds=(0,), store=store) for _ in range(2))
+    assert second.config == first.config
+    assert len(store.list()) == 1
 
 
 def test_threads_are_put_back() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -294,6 +295,21 @@ def test_a_curve_is_measured_once_a_model(root: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(throughput, "measure_throughput", fail)
     assert measure_curves(configs, root) == curves
+
+
+def test_runs_share_a_curve_where_their_steps_are_alike(root: Path) -> None:
+    base = make_config(0, max_batch_size=16, data="digits", img_size=None)
+
+    def shared(base: RunConfig, **fields: Any) -> bool:
+        other = dataclasses.replace(base, **fields)
+        return curve_path(root, base) == curve_path(root, other)
+
+    assert shared(base, seed=1, lr=0.5, scheduler="deba", limit=60, data="fashion-mnist")
+    for fields in ({"compile": True}, {"precision": "bfloat16"}, {"img_size": 8}):
+        assert not shared(base, **fields)
+    # Where the data decides the size of the images, or the largest batch.
+    assert not shared(base, data="mydata:make")
+    assert not shared(dataclasses.replace(base, max_batch_size=None), limit=60)
 
 
 def test_the_curve_of_a_model_with_a_slash_in_its_name_is_one_file(tmp_path: Path) -> None:

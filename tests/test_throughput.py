@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stability_probe import throughput
+from stability_probe.errors import MissingError
 from stability_probe.throughput import (
     MemoryFormatChoice,
     available_memory,
@@ -145,6 +147,26 @@ def test_a_format_that_was_asked_for_is_not_measured() -> None:
 def test_no_convolution_no_channels_last() -> None:
     config = with_fields(channels_last="auto", model="tests.tiny:plain")
     assert "no convolution" in choose_memory_format(config, blobs()).reason
+
+
+def test_a_store_keeps_its_choice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two formats of nearly one speed would else take turns, and stored runs not be found."""
+    config = with_fields(channels_last="auto")
+    names = iter(["channels_last", "contiguous"])
+
+    def faster(*_: Any) -> MemoryFormatChoice:
+        return MemoryFormatChoice(memory_format=next(names), reason="timed")
+
+    monkeypatch.setattr(throughput, "_faster_format", faster)
+    first = choose_memory_format(config, blobs(), tmp_path)
+    other_seed = dataclasses.replace(config, seed=7, lr=0.5)
+    assert choose_memory_format(other_seed, blobs(), tmp_path) == first
+    other_model = dataclasses.replace(config, model="tests.tiny:plain")
+    assert choose_memory_format(other_model, blobs(), tmp_path).memory_format == "contiguous"
+    (path,) = tmp_path.glob("memory_formats/*tiny-net*")
+    path.write_text("{}")
+    with pytest.raises(MissingError, match=r"is damaged.*delete it"):
+        choose_memory_format(config, blobs(), tmp_path)
 
 
 def test_a_real_curve_has_a_point_for_each_size() -> None:
