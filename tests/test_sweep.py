@@ -304,12 +304,12 @@ def test_runs_share_a_curve_where_their_steps_are_alike(root: Path) -> None:
         other = dataclasses.replace(base, **fields)
         return curve_path(root, base) == curve_path(root, other)
 
-    assert shared(base, seed=1, lr=0.5, scheduler="deba", limit=60, data="fashion-mnist")
+    assert shared(base, seed=1, lr=0.5, scheduler="deba", limit=30, data="fashion-mnist")
     for fields in ({"compile": True}, {"precision": "bfloat16"}, {"img_size": 8}):
         assert not shared(base, **fields)
     # Where the data decides the size of the images, or the largest batch.
     assert not shared(base, data="mydata:make")
-    assert not shared(dataclasses.replace(base, max_batch_size=None), limit=60)
+    assert not shared(dataclasses.replace(base, max_batch_size=None), limit=30)
 
 
 def test_the_curve_of_a_model_with_a_slash_in_its_name_is_one_file(tmp_path: Path) -> None:
