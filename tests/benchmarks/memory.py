@@ -7,6 +7,7 @@ Each runs in a process of its own; the peak is the resident set's, libraries inc
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import subprocess
@@ -52,27 +53,33 @@ def probe(model_name: str) -> None:
         pass
 
 
+LOOPS = {"plain": plain, "probe": probe}
+
+
 def measure(which: str, model_name: str) -> float:
     """Peak resident set in MiB of one kind of run."""
-    command = [sys.executable, "-m", "tests.benchmarks.memory", which, model_name]
+    command = [sys.executable, "-m", "tests.benchmarks.memory", model_name, "--only", which]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 
 def main() -> None:
-    arguments = [a for a in sys.argv[1:] if a != "--json"]
-    if arguments and arguments[0] in ("plain", "probe"):
-        {"plain": plain, "probe": probe}[arguments[0]](arguments[1])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", nargs="?", default="resnet50")
+    parser.add_argument("--only", choices=LOOPS, help="run this loop here and print its peak")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    if args.only:
+        LOOPS[args.only](args.model)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
-    model_name = arguments[0] if arguments else "resnet50"
-    peaks = {which: measure(which, model_name) for which in ("plain", "probe")}
-    result = {"model": model_name, "peak_mib": peaks, "ratio": peaks["probe"] / peaks["plain"]}
-    if "--json" in sys.argv:
+    peaks = {which: measure(which, args.model) for which in LOOPS}
+    result = {"model": args.model, "peak_mib": peaks, "ratio": peaks["probe"] / peaks["plain"]}
+    if args.json:
         print(json.dumps(result))
     else:
         print(
-            f"{model_name}: plain {peaks['plain']:.0f} MiB, probe {peaks['probe']:.0f} MiB, "
+            f"{args.model}: plain {peaks['plain']:.0f} MiB, probe {peaks['probe']:.0f} MiB, "
             f"ratio {result['ratio']:.2f}"
         )
 

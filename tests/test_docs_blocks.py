@@ -1,0 +1,155 @@
+"""Every block of the documents: commands are understood, tables are of what was stored.
+
+The tutorial's and the integrations' blocks are run as they stand, by their own tests; what
+measures for hours is held against its stored result here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import io
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import click
+import pytest
+from rich.console import Console, RenderableType
+
+import cli
+from predictor.evaluate import Evaluation
+from predictor.scores_summary import evaluation_tables
+from stability_probe.store import read_json, read_study
+from stability_probe.study_summary import study_table
+from tests.test_docs import DOCUMENTS, ROOT, blocks
+
+STUDIES = ROOT / "data" / "studies"
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """(document, one command line) of every block that has no language or is a shell's."""
+    for document in DOCUMENTS:
+        for language, _, text in blocks(document):
+            if language not in ("", "sh"):
+                continue
+            for line in text.replace("\\\n", " ").splitlines():
+                for part in line.split("&&"):
+                    if re.match(r"\s*(probe|python -m tests\.|RUN=)", part):
+                        yield document.stem, part.strip()
+
+
+COMMANDS = sorted(set(commands()))
+PROBE = [(d, c) for d, c in COMMANDS if c.startswith("probe ") and "$" not in c]
+BENCHMARKS = [(d, c) for d, c in COMMANDS if c.startswith("python -m tests.benchmarks.")]
+
+
+def test_commands_are_found() -> None:
+    assert len(PROBE) >= 20
+    assert len(BENCHMARKS) > 10
+
+
+@pytest.mark.parametrize(("document", "command"), PROBE)
+def test_a_command_is_understood(document: str, command: str) -> None:
+    """Its options exist, its values are of their kind and its settings go together."""
+    words = shlex.split(re.split(r" [|<>] ", command)[0], comments=True)[1:]
+    if "-h" in words or "..." in command or words == ["--help"]:
+        return
+    understood(cli.probe, words)
+
+
+def understood(command: click.Command, words: list[str]) -> None:
+    context = command.make_context(command.name, words)
+    if isinstance(command, click.Group):
+        rest = [*context._protected_args, *context.args]
+        name, sub, rest = command.resolve_command(context, rest)
+        assert sub is not None, name
+        understood(sub, rest)
+
+
+class Understood(Exception):
+    """The arguments were parsed; nothing is measured."""
+
+
+@pytest.mark.parametrize(("document", "command"), BENCHMARKS)
+def test_a_benchmark_is_understood(
+    document: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_only(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
+        parse(self, *args, **kwargs)
+        raise Understood
+
+    _, _, module, *words = shlex.split(command, comments=True)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    monkeypatch.setattr(sys, "argv", [module, *words])
+    with pytest.raises(Understood):
+        importlib.import_module(module).main()
+
+
+def shown(result: RenderableType) -> str:
+    """What a command prints where the screen has 80 columns, without blanks at line ends."""
+    file = io.StringIO()
+    console = Console(file=file, width=80, highlight=False, markup=False, emoji=False)
+    console.print(result)
+    return without_ends(file.getvalue())
+
+
+def without_ends(text: str) -> str:
+    return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def tables() -> str:
+    return without_ends((ROOT / "docs" / "findings.md").read_text())
+
+
+@pytest.mark.parametrize(
+    "path", sorted({*STUDIES.glob("*.json")} - {STUDIES / "readings.json"}), ids=lambda p: p.stem
+)
+def test_the_table_of_a_study_is_of_what_was_stored(path: Path) -> None:
+    assert shown(study_table(read_study(path))) in tables()
+
+
+def test_the_scores_are_those_that_were_stored() -> None:
+    stored = revived(Evaluation, read_json(ROOT / "data" / "scores.json"))
+    assert shown(evaluation_tables(stored)) in tables()
+
+
+def revived(kind: Any, value: Any) -> Any:
+    """`value`, read from JSON, as an object of the annotated type `kind`."""
+    if dataclasses.is_dataclass(kind):
+        fields = get_type_hints(kind)
+        return kind(**{name: revived(fields[name], value[name]) for name in fields})
+    within = [k for k in get_args(kind) if k not in (type(None), Ellipsis)]
+    if value is None or not within:
+        return value
+    if len(within) == 1 and type(None) in get_args(kind):
+        return revived(within[0], value)
+    if isinstance(value, list):
+        return tuple(revived(within[0], item) for item in value)
+    if isinstance(value, dict):
+        return {key: revived(within[1], item) for key, item in value.items()}
+    raise AssertionError(f"{value!r} is no {kind}")
+
+
+def test_the_readings_are_those_that_were_stored() -> None:
+    text = tables().replace("**", "")
+    for name, r in json.loads((STUDIES / "readings.json").read_text()).items():
+        saved, curve = (f"{m:.1f} ± {sd:.1f} %" for m, sd in (r["saved_pct"], r["curve_saved_pct"]))
+        mean, sd = r["accuracy_delta_pp"]
+        runs = r["runs"]
+        row = [
+            *(name, saved, f"{r['within_reported']} of {runs}"),
+            *(curve, f"{r['curve_within_reported']} of {runs}"),
+            f"{r['increases']} / {r['rollbacks']}",
+            f"{r['runs_with_rollback']} of {runs}",
+            f"{mean:+.2f} ± {sd:.2f}",
+            f"{r['rehearsed_increases']} / {r['rehearsed_rollbacks']}",
+        ]
+        assert f"| {' | '.join(row)} |" in text
