@@ -380,7 +380,7 @@ def schedulers(**options: Any) -> None:
     """
     from stability_probe import machine_summary
     from stability_probe.catalogue import schedules
-    from stability_probe.records import to_plain
+    from stability_probe.plain import to_plain
     from stability_probe.terminal import print_result
 
     found = schedules(options["pattern"])
@@ -399,7 +399,7 @@ def doctor(**options: Any) -> None:
     """
     from stability_probe import machine_summary
     from stability_probe.doctor import examine
-    from stability_probe.records import to_plain
+    from stability_probe.plain import to_plain
     from stability_probe.terminal import print_result
 
     found = examine(Path(options["output"]), options["data_dir"])
@@ -519,7 +519,7 @@ def check(**options: Any) -> None:
     """
     from predictor.check import check_corpus
     from predictor.corpus import load_corpus
-    from stability_probe.records import to_plain
+    from stability_probe.plain import to_plain
     from stability_probe.terminal import print_result
 
     path = options["corpus"]

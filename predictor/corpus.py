@@ -229,12 +229,12 @@ def load_corpus(path: Path | None = None) -> list[CorpusRow]:
     except (OSError, UnicodeDecodeError) as error:
         cause = error.strerror if isinstance(error, OSError) else "it is not text"
         raise MissingError(f"cannot read {path}: {cause}") from error
-    rows = []
-    for number, values in enumerate(csv.DictReader(io.StringIO(text)), start=2):
-        try:
+    rows: list[CorpusRow] = []
+    try:
+        for values in csv.DictReader(io.StringIO(text), strict=True):
             rows.append(_parse_row(values))
-        except (KeyError, TypeError, ValueError) as error:
-            raise MissingError(f"{path} is damaged in line {number}: {error}") from error
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise MissingError(f"{path} is damaged in line {len(rows) + 2}: {error}") from error
     return rows
 
 

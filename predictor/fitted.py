@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from predictor.features import FEATURES, Case
 from predictor.physical import CHOSEN, ConstantHarm, Estimates, Intervals, Paths
 from stability_probe.errors import MissingError, RunError
 from stability_probe.folders import cache_home
+from stability_probe.sealed import seal, unseal
 from stability_probe.store import write_text
 
 _FORMAT = 1
@@ -134,8 +134,8 @@ def fit_predictor(paths: Sequence[Path], key: str | None = None) -> FittedPredic
 
 
 def to_json(fitted: FittedPredictor) -> str:
-    """As JSON text; what is not finite becomes null."""
-    return json.dumps(_replaced(dataclasses.asdict(fitted)), indent=2, allow_nan=False) + "\n"
+    """As JSON text with its checksum; what is not finite becomes null."""
+    return seal(_replaced(dataclasses.asdict(fitted)), indent=2) + "\n"
 
 
 def _replaced(value: Any) -> Any:
@@ -149,7 +149,7 @@ def _replaced(value: Any) -> Any:
 def _read(path: Path) -> FittedPredictor | None:
     """A stored fit; None where there is none, or a damaged one."""
     try:
-        values = json.loads(path.read_text())
+        values = unseal(path.read_bytes())
         for name in ("time_saved_half_width", "accuracy_delta_half_width"):
             values[name] = math.inf if values[name] is None else float(values[name])
         for name in ("feature_low", "feature_high"):

@@ -14,7 +14,8 @@ from predictor.evaluate import CandidateScores, Evaluation
 from predictor.refit import Refit
 from predictor.scores import Score
 from predictor.stability_scores import WINDOWS, ScoreFormula
-from stability_probe.records import MeanStd, to_plain
+from stability_probe.plain import to_plain
+from stability_probe.records import MeanStd
 from stability_probe.run_summary import SCHEMA_VERSION
 
 _SHOWN_WINDOW = 4

@@ -7,7 +7,9 @@ Every reader answers a file that is absent, cut short or not what its name says 
 from __future__ import annotations
 
 import gzip
+import io
 import pickle
+import pickletools
 import socket
 import struct
 import tempfile
@@ -237,14 +239,29 @@ class _CifarUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
+def _require_bounded(content: bytes) -> None:
+    """Raises `ValueError` for a pickle that would take far more memory than it has bytes.
+
+    The unpickler allocates its memo up to the largest index named, before anything is read.
+    Going through the operations checks every length against what is there.
+    """
+    for operation, argument, _ in pickletools.genops(content):
+        is_place = operation.name in ("PUT", "BINPUT", "LONG_BINPUT")
+        if is_place and not (isinstance(argument, int) and argument < len(content)):
+            raise ValueError(f"it asks for {argument} places")
+
+
 def _read_cifar_batch(path: Path, num_classes: int) -> tuple[Tensor, Tensor]:
     """Images uint8 [N, 3, 32, 32] and labels int64 [N] of one batch file."""
     label_key = "fine_labels" if num_classes == 100 else "labels"
     try:
-        with path.open("rb") as file:
-            batch = _CifarUnpickler(file).load()
+        content = path.read_bytes()
+        _require_bounded(content)
+        batch = _CifarUnpickler(io.BytesIO(content)).load()
         entries = {k.decode() if isinstance(k, bytes) else k: v for k, v in batch.items()}
         images = entries["data"].to_array()
+        if not all(isinstance(label, int) for label in entries[label_key]):
+            raise ValueError("labels are no whole numbers")  # lists of lists could grow without end
         labels = np.array(entries[label_key], dtype=np.int64)
         if images.ndim != 2 or images.shape[1] != 3072 or labels.shape != images.shape[:1]:
             raise ValueError("not 3072 bytes and one label an image")

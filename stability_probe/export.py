@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from stability_probe.megatron import fit_rampup
-from stability_probe.records import RunResult, to_plain
+from stability_probe.plain import to_plain
+from stability_probe.records import RunResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,8 @@ def _filled(template: str, result: RunResult) -> str:
         f"BATCH_SIZES = {list(result.batch_sizes)}", 88, subsequent_indent=" " * 15
     )
     values = {
-        "RUN_ID": result.run_id.replace('"', "'"),
+        # A stored file may name itself as it likes; in the script it is text and nothing else.
+        "RUN_ID": re.sub(r"[^\w.-]", "-", result.run_id),
         "SIZES": sizes,
         "FIRST": str(result.batch_sizes[0]),
         "RULE": repr(result.config["lr_rule"]),

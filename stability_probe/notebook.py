@@ -21,7 +21,7 @@ class Shown:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `records.from_plain` is the inverse."""
-        from stability_probe.records import to_plain
+        from stability_probe.plain import to_plain
 
         values: dict[str, Any] = to_plain(self)
         return values

@@ -17,7 +17,7 @@ def measured_table(c: Characterization) -> Group:
     head = Text.assemble(
         (f"{config['model']}", "bold"),
         f" ({c.num_params / 1e6:.2f} M parameters) on {config['data']}, {c.num_train} samples, "
-        f"{c.environment['device_name']}, {config['precision']}\n"
+        f"{c.environment.get('device_name', c.device)}, {config['precision']}\n"
         f"measured: first {config['window_epochs']} of {config['epochs']} epochs at batch "
         f"{config['batch_size']}, {counted(len(c.seeds), 'seed')}, {config['optimizer']} at "
         f"{config['lr']:g}",

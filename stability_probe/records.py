@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from stability_probe.notebook import Shown
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -479,63 +476,3 @@ class Validation:
     """Both means lie inside their predicted intervals."""
     class_correct: bool | None
     """None when the prediction abstained."""
-
-
-def to_plain(record: Any) -> Any:
-    """Any record, or a collection of them, as JSON-ready dicts and lists."""
-    if dataclasses.is_dataclass(record) and not isinstance(record, type):
-        return {f.name: to_plain(getattr(record, f.name)) for f in dataclasses.fields(record)}
-    if isinstance(record, Mapping):
-        return {str(key): to_plain(value) for key, value in record.items()}
-    if isinstance(record, (list, tuple)):
-        return [to_plain(value) for value in record]
-    return record
-
-
-def from_plain(kind: type[T], values: Mapping[str, Any]) -> T:
-    """Inverse of `to_plain` for one record class.
-
-    Raises `TypeError` when fields are missing or unknown.
-    """
-    nested = _NESTED_FIELDS.get(kind, {})
-    return kind(**{name: _revive(nested.get(name), value) for name, value in values.items()})
-
-
-def _revive(kind: type | None, value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_revive(kind, item) for item in value)
-    if kind is not None and isinstance(value, Mapping):
-        return from_plain(kind, value)
-    return value
-
-
-_DIFFERENCES = ("time_saved_pct", "curve_saved_pct", "accuracy_delta_pp")
-_NESTED_FIELDS: dict[type, dict[str, type]] = {
-    EpochRecord: {"noise": NoiseScaleRecord, "evidence": Evidence},
-    RunResult: {"epochs": EpochRecord},
-    ThroughputCurve: {"points": ThroughputPoint},
-    Validation: {
-        "prediction": Prediction,
-        "comparisons": Comparison,
-        "time_saved_pct": MeanStd,
-        "accuracy_delta_pp": MeanStd,
-    },
-    ArmOutcome: {
-        "time_s": MeanStd,
-        "accuracy": MeanStd,
-        **dict.fromkeys(_DIFFERENCES, Difference),
-    },
-    Contrast: dict.fromkeys(_DIFFERENCES, Difference),
-    Study: {
-        "curve": ThroughputCurve,
-        "arms": ArmOutcome,
-        "contrasts": Contrast,
-        "claims": Claim,
-    },
-    Characterization: {
-        "metrics": StabilityMetrics,
-        "windows": EpochRecord,
-        "curve": ThroughputCurve,
-        "size": ModelSize,
-    },
-}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import signal
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -22,8 +23,9 @@ from stability_probe.interrupt import Interrupted, Stop, stopping
 from stability_probe.launch import follows
 from stability_probe.loop import DivergedError, StoppedError, never, train
 from stability_probe.models import normalization, num_params
+from stability_probe.plain import from_plain, to_plain
 from stability_probe.progress import Progress, Quiet
-from stability_probe.records import EpochRecord, RunResult, from_plain, to_plain
+from stability_probe.records import EpochRecord, RunResult
 from stability_probe.replay import with_stored_sequence
 from stability_probe.state import PartialEpoch, TrainState, make_state
 from stability_probe.store import RunDirectory, Store, write_bytes
@@ -212,6 +214,10 @@ def _checkpoint(state: TrainState) -> bytes:
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
+        # torch does not check the checksums that it writes.
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"the checksum of {damaged} does not match")
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damage fails in as many ways as there are bytes
         raise MissingError(

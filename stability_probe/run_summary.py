@@ -9,7 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from stability_probe.records import DecisionRecord, RunResult, to_plain
+from stability_probe.plain import to_plain
+from stability_probe.records import DecisionRecord, RunResult
 from stability_probe.store import RunSummary
 
 SCHEMA_VERSION = 1

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import difflib
 import fcntl
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,15 +21,9 @@ from typing import Any
 
 from stability_probe.config import RunConfig
 from stability_probe.errors import MissingError, RunError, UsageError
-from stability_probe.records import (
-    Characterization,
-    EpochRecord,
-    Prediction,
-    RunResult,
-    Study,
-    from_plain,
-    to_plain,
-)
+from stability_probe.plain import from_plain, to_plain
+from stability_probe.records import Characterization, EpochRecord, Prediction, RunResult, Study
+from stability_probe.sealed import seal, unseal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +60,13 @@ class RunDirectory:
 
     def keep(self, records: list[EpochRecord]) -> None:
         """Drop recorded epochs that the checkpoint does not know."""
-        lines = "".join(json.dumps(to_plain(r), allow_nan=False) + "\n" for r in records)
+        lines = "".join(seal(to_plain(r)) + "\n" for r in records)
         write_text(self.path / "epochs.jsonl", lines)
 
     def append(self, record: EpochRecord) -> None:
         """Add one epoch; on the disk when this returns."""
         with (self.path / "epochs.jsonl").open("a") as file:
-            file.write(json.dumps(to_plain(record), allow_nan=False) + "\n")
+            file.write(seal(to_plain(record)) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -82,11 +75,11 @@ class RunDirectory:
         return read_result(self.path)
 
     def finish(self, result: RunResult) -> None:
-        text = json.dumps(to_plain(result), allow_nan=False)
+        text = seal(to_plain(result))
         write_text(self.path / "result.json", text)
         # Its size ties the summary to the result that it tells of.
         summary = {"result_bytes": len(text), **to_plain(_summary_of(self.path.name, result))}
-        write_text(self.path / "summary.json", json.dumps(summary, allow_nan=False))
+        write_json(self.path / "summary.json", summary)
 
 
 class Store:
@@ -133,7 +126,7 @@ class Store:
         number = 1
         while (path := self.root / folder / f"{name}-{number}.json").exists():
             number += 1
-        write_text(path, json.dumps(content, allow_nan=False))
+        write_json(path, content)
         return path
 
     def load(self, run_id: str) -> RunResult:
@@ -155,6 +148,11 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def write_json(path: Path, values: Mapping[str, Any], indent: int | None = None) -> None:
+    """`write_text` of one JSON object with its checksum, which `read_json` checks."""
+    write_text(path, seal(values, indent))
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write all of a file or nothing: temporary name, sync, rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -171,12 +169,9 @@ def write_bytes(path: Path, content: bytes) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """One JSON object. Raises `MissingError` when it is absent or damaged."""
     try:
-        values = json.loads(path.read_text())
+        return unseal(path.read_bytes())
     except (OSError, ValueError) as error:
         raise MissingError(f"cannot read {path}: {error}") from error
-    if not isinstance(values, dict):
-        raise MissingError(f"cannot read {path}: it holds no JSON object")
-    return values
 
 
 def read_records(path: Path) -> list[EpochRecord]:
@@ -187,8 +182,8 @@ def read_records(path: Path) -> list[EpochRecord]:
     records = []
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            records.append(from_plain(EpochRecord, json.loads(line)))
-        except (AttributeError, TypeError, ValueError) as error:
+            records.append(from_plain(EpochRecord, unseal(line)))
+        except (TypeError, ValueError) as error:
             raise MissingError(f"{path} is damaged in line {number}: {error}") from error
     return records
 
@@ -231,7 +226,7 @@ def read_study(path: Path) -> Study:
 
 def _claim(file: Path, config: RunConfig) -> None:
     if not file.exists():
-        write_text(file, json.dumps(config.to_dict(), indent=1))
+        write_json(file, config.to_dict(), indent=1)
         return
     if RunConfig.from_dict(read_json(file)).run_id() != config.run_id():
         raise UsageError(f"{file.parent} holds another run; use another -o")
@@ -260,11 +255,11 @@ def _summary(path: Path) -> RunSummary:
 def _stored_summary(path: Path) -> RunSummary | None:
     """The stored summary; None where there is none, or not of the result beside it."""
     try:
-        values = json.loads((path / "summary.json").read_text())
+        values = read_json(path / "summary.json")
         if values.pop("result_bytes") != (path / "result.json").stat().st_size:
             return None
         return from_plain(RunSummary, values)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (MissingError, OSError, TypeError, KeyError):
         return None
 
 

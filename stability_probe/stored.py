@@ -11,14 +11,8 @@ from typing import Any
 
 from stability_probe.config import RunConfig
 from stability_probe.errors import MissingError, UsageError
-from stability_probe.records import (
-    Characterization,
-    Prediction,
-    RunResult,
-    Study,
-    Validation,
-    from_plain,
-)
+from stability_probe.plain import from_plain
+from stability_probe.records import Characterization, Prediction, RunResult, Study, Validation
 from stability_probe.store import (
     Store,
     read_characterization,

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -35,10 +35,13 @@ from stability_probe.errors import MissingError, UsageError
 from stability_probe.executors import Executor
 from stability_probe.interrupt import raising
 from stability_probe.metrics import samples_per_s
+from stability_probe.plain import from_plain, to_plain
 from stability_probe.progress import Progress, Quiet
-from stability_probe.records import ThroughputCurve, from_plain, to_plain
-from stability_probe.store import read_json, write_text
+from stability_probe.records import ThroughputCurve
+from stability_probe.store import read_json, write_json
 
+MAX_RUNS = 100_000
+"""Of one sweep file: more is a slip in a grid, and would fill the memory before it is seen."""
 POLL_S = 1.0
 """How often a sweep looks how far its runs are."""
 
@@ -60,15 +63,31 @@ def load_sweep(path: Path) -> list[SweepRun]:
         values = tomllib.loads(path.read_text())
     except OSError as error:
         raise MissingError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML: {error}") from error
     unknown = sorted(set(values) - {"base", "grid", "schedules", "models"})
     if unknown:
         raise UsageError(f"{path}: unknown table {unknown[0]!r}; use base, grid, schedules, models")
-    for name, points in values.get("grid", {}).items():
+    _require_tables(path, values)
+    grid = values.get("grid", {})
+    for name, points in grid.items():
         if not isinstance(points, list):
             raise UsageError(f"{path}: grid.{name} is {points!r}; use a list, such as [{points!r}]")
+    num_runs = math.prod(map(len, grid.values())) * len(values.get("schedules", ["fixed"]))
+    if not 0 < num_runs <= MAX_RUNS:
+        raise UsageError(f"{path} has {num_runs} runs; use 1 to {MAX_RUNS}")
     return list(_combinations(values))
+
+
+def _require_tables(path: Path, values: Mapping[str, Any]) -> None:
+    """The four tables, and in two of them tables again."""
+    tables = {f"[{name}]": table for name, table in values.items()}
+    for name in ("schedules", "models"):
+        if isinstance(values.get(name), dict):
+            tables |= {f"[{name}.{key}]": table for key, table in values[name].items()}
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise UsageError(f"{path}: {name} is {table!r}; use a table of names and values")
 
 
 def _combinations(values: dict[str, Any]) -> Iterator[SweepRun]:
@@ -117,7 +136,7 @@ def measure_curves(
                 curve = measure_throughput(
                     with_memory_format(config, choice.memory_format), data, sizes, choice
                 )
-            write_text(path, json.dumps(to_plain(curve)))
+            write_json(path, to_plain(curve))
         curves[path] = from_plain(ThroughputCurve, read_json(path))
     return curves
 

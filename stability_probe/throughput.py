@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import time
 from collections.abc import Sequence
@@ -20,10 +19,11 @@ from stability_probe.datasets import Dataset
 from stability_probe.device import free_memory, is_out_of_memory, synchronize
 from stability_probe.errors import MissingError
 from stability_probe.loop import load_batch, train_step
+from stability_probe.plain import from_plain, to_plain
 from stability_probe.progress import Progress, Quiet
-from stability_probe.records import ThroughputCurve, ThroughputPoint, from_plain, to_plain
+from stability_probe.records import ThroughputCurve, ThroughputPoint
 from stability_probe.state import TrainState, make_state
-from stability_probe.store import read_json, write_text
+from stability_probe.store import read_json, write_json
 
 ROUNDS = 3
 """Memory formats are timed this many times, taking turns, so that a drift hits both alike."""
@@ -121,7 +121,7 @@ def choose_memory_format(
             raise MissingError(f"{path} is damaged: {error}; delete it to measure anew") from error
     choice = _faster_format(config, dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(to_plain(choice)))
+    write_json(path, to_plain(choice))
     return choice
 
 

@@ -14,7 +14,8 @@ from typing import Any
 from predictor import predict
 from predictor.corpus import CORPUS_READING
 from stability_probe.config import RunConfig
-from stability_probe.records import Characterization, RunResult, to_plain
+from stability_probe.plain import to_plain
+from stability_probe.records import Characterization, RunResult
 from stability_probe.store import RunDirectory, Store
 from tests.predictor_factories import make_characterization, make_run
 

@@ -17,7 +17,8 @@ from predictor.check import check_corpus, contradictions, differing_fields, num_
 from predictor.corpus import CorpusRow, corpus_path, load_corpus, make_row, own_corpus_path
 from predictor.fitted import known_paths
 from stability_probe.order import epoch_batches
-from stability_probe.records import RunResult, to_plain
+from stability_probe.plain import to_plain
+from stability_probe.records import RunResult
 from tests.predictor_factories import CURVE, make_run, make_size
 
 SIZE = make_size()

@@ -303,6 +303,39 @@ def test_malicious_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        # A memo of 2**31 places, 8 bytes each.
+        (b"\x80\x02Nr" + (2**31).to_bytes(4, "little") + b".", "places"),
+        (b"p2147483648\n.", "operation|places|pickle"),
+        (b"\x80\x02B" + (2**31 - 1).to_bytes(4, "little") + b"x.", "expected 2147483647 bytes"),
+    ],
+    ids=["memo", "text memo", "length"],
+)
+def test_a_pickle_takes_no_more_memory_than_its_file(
+    tmp_path: Path, content: bytes, told: str
+) -> None:
+    write_cifar10(tmp_path)
+    (tmp_path / "test_batch").write_bytes(content)
+    with pytest.raises(MissingError, match=told) as error:
+        load_dataset("cifar10", data_dir=str(tmp_path))
+    assert "test_batch" in one_line(error)
+
+
+def test_labels_of_lists_of_lists_are_no_array(tmp_path: Path) -> None:
+    """They are refused before an array of them is made, which would be a terabyte."""
+    write_cifar10(tmp_path)
+    labels: list[Any] = [1, 1]
+    for _ in range(12):
+        labels = [labels] * 10
+    images = np.zeros((10, 3072), np.uint8)
+    content = pickle.dumps({b"data": images, b"labels": labels}, protocol=2)
+    (tmp_path / "test_batch").write_bytes(content)
+    with pytest.raises(MissingError, match="labels are no whole numbers"):
+        load_dataset("cifar10", data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize(
     "content",
     [
         b"",

@@ -49,7 +49,7 @@ import json, os, sys
 from pathlib import Path
 from stability_probe import loop
 from stability_probe.config import RunConfig
-from stability_probe.records import to_plain
+from stability_probe.plain import to_plain
 from stability_probe.run import run
 from stability_probe.store import Store
 

@@ -22,7 +22,7 @@ from predictor.fitted import FittedPredictor, fit_predictor, fitted_predictor, t
 from predictor.held_out import Refits, half_widths
 from predictor.physical import CHOSEN
 from stability_probe.errors import MissingError
-from stability_probe.records import to_plain
+from stability_probe.plain import to_plain
 from tests.predictor_factories import FAMILIES, make_characterization, make_corpus, make_corpus_row
 
 ROOT = Path(__file__).parents[1]
@@ -137,7 +137,8 @@ def test_a_prediction_imports_neither_torch_nor_scikit_learn(tmp_path: Path) -> 
     path.write_text(json.dumps(to_plain(make_characterization())))
     code = (
         "import sys, json; from predictor import predict\n"
-        "from stability_probe.records import Characterization, from_plain\n"
+        "from stability_probe.plain import from_plain\n"
+        "from stability_probe.records import Characterization\n"
         f"c = from_plain(Characterization, json.load(open({str(path)!r})))\n"
         "assert predict(c).verdict\n"
         "heavy = {'torch', 'sklearn', 'scipy', 'mapie', 'timm', 'matplotlib', 'torchvision'}\n"

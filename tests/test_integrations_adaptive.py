@@ -233,7 +233,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from stability_probe.records import to_plain
+from stability_probe.plain import to_plain
 from tests.test_integrations_adaptive import Plain
 from tests.tiny import blobs
 

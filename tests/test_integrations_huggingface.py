@@ -27,7 +27,8 @@ from stability_probe.integrations import (  # noqa: E402
 )
 from stability_probe.integrations.huggingface import AdaptiveBatchCallback  # noqa: E402
 from stability_probe.models import make_model  # noqa: E402
-from stability_probe.records import EpochRecord, to_plain  # noqa: E402
+from stability_probe.plain import to_plain  # noqa: E402
+from stability_probe.records import EpochRecord  # noqa: E402
 from tests.test_distributed import torchrun  # noqa: E402
 from tests.test_integrations_adaptive import DEBA, Plain, comparable  # noqa: E402
 from tests.tiny import blobs  # noqa: E402
@@ -281,7 +282,7 @@ def test_accelerate_decides_as_a_plain_loop_does(prepare: bool) -> None:
 WORKER = """
 import json, os, sys, warnings
 from pathlib import Path
-from stability_probe.records import to_plain
+from stability_probe.plain import to_plain
 from tests.test_integrations_huggingface import accelerated, train
 
 folder = Path(sys.argv[1])

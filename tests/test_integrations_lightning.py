@@ -17,7 +17,8 @@ from stability_probe.datasets import normalize
 from stability_probe.errors import UsageError
 from stability_probe.integrations import AdaptiveBatchSampler
 from stability_probe.models import make_model
-from stability_probe.records import EpochRecord, to_plain
+from stability_probe.plain import to_plain
+from stability_probe.records import EpochRecord
 from tests.test_distributed import torchrun
 from tests.test_integrations_adaptive import DEBA, Plain, comparable
 from tests.tiny import blobs
@@ -291,7 +292,7 @@ WORKER = """
 import json, os, sys
 from pathlib import Path
 from stability_probe.errors import UsageError
-from stability_probe.records import to_plain
+from stability_probe.plain import to_plain
 from tests.test_integrations_lightning import fit
 
 folder = Path(sys.argv[1])

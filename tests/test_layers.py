@@ -43,7 +43,19 @@ def test_the_predictor_knows_no_command_line(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["config", "records", "metrics", "errors", "store", "stored", "series", "advice", "progress"],
+    [
+        "config",
+        "records",
+        "plain",
+        "sealed",
+        "metrics",
+        "errors",
+        "store",
+        "stored",
+        "series",
+        "advice",
+        "progress",
+    ],
 )
 def test_what_needs_no_torch_imports_none(name: str) -> None:
     assert not {n.split(".")[0] for n in imports(ROOT / "stability_probe" / f"{name}.py")} & {

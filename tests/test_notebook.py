@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 import stability_probe
 from stability_probe.config import RunConfig
 from stability_probe.errors import UsageError
-from stability_probe.records import Characterization, RunResult, from_plain, to_plain
+from stability_probe.plain import from_plain, to_plain
+from stability_probe.records import Characterization, RunResult
 from tests.factories import make_epoch
 from tests.predictor_factories import make_characterization
 

@@ -12,7 +12,8 @@ from stability_probe import probe, throughput
 from stability_probe.errors import UsageError
 from stability_probe.loop import train
 from stability_probe.metrics import profile, stability_metrics
-from stability_probe.records import Characterization, from_plain, to_plain
+from stability_probe.plain import from_plain, to_plain
+from stability_probe.records import Characterization
 from stability_probe.state import make_state
 from stability_probe.store import Store
 from tests.test_loop import CONFIG, timeless, with_fields

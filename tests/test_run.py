@@ -24,7 +24,7 @@ from stability_probe.config import RunConfig
 from stability_probe.errors import MissingError
 from stability_probe.progress import Quiet
 from stability_probe.records import EpochRecord, RunResult
-from stability_probe.run import run
+from stability_probe.run import _read_checkpoint, run
 from stability_probe.store import Store, read_records
 from tests.launcher import Launcher, launching, wait_for_lines
 
@@ -488,6 +488,52 @@ def test_a_damaged_checkpoint_is_named(
     assert "delete it" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert store.load(DEBA.run_id()).status == "unfinished"
+
+
+def test_no_flipped_bit_of_a_checkpoint_is_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found, or it lies where nothing is kept: in dates and padding."""
+    _, path = interrupted(tmp_path, monkeypatch)
+    whole, saved = path.read_bytes(), _read_checkpoint(path)
+    chance, found = random.Random(0), 0
+    for _ in range(300):
+        content = bytearray(whole)
+        content[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        path.write_bytes(content)
+        try:
+            read = _read_checkpoint(path)
+        except MissingError as error:
+            found += "is damaged" in str(error)
+        else:
+            assert same_bits(read, saved)
+    assert found > 100
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same_bits(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same_bits, a, b))
+    return type(a) is type(b) and bool(a == b)
+
+
+def test_no_flipped_bit_of_a_journal_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, checkpoint = interrupted(tmp_path, monkeypatch)
+    path = checkpoint.with_name("epochs.jsonl")
+    whole, records = path.read_bytes(), read_records(path)
+    chance = random.Random(0)
+    for _ in range(500):
+        content = bytearray(whole)
+        content[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        path.write_bytes(content)
+        # The last line feed is what tells a whole line from a cut one.
+        with contextlib.suppress(MissingError):
+            assert read_records(path) == records[: -1 if content[-1] != 10 else None]
 
 
 def test_following_the_advice_on_a_damaged_checkpoint_starts_over(

@@ -15,7 +15,7 @@ from predictor.examples import make_examples, usable
 from predictor.held_out import Refits
 from predictor.outcomes import compare_arms
 from predictor.variance import variance_shares
-from stability_probe.records import to_plain
+from stability_probe.plain import to_plain
 
 STORED = json.loads((Path(__file__).parents[1] / "data" / "scores.json").read_text())
 SLOW = {"trees", "gaussian process", "selected"}

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from stability_probe.config import RunConfig
 from stability_probe.errors import MissingError, RunError, UsageError
+from stability_probe.plain import _ABOVE_ZERO, _AT_LEAST_ZERO, from_plain, to_plain
 from stability_probe.records import (
     Characterization,
     Comparison,
@@ -32,8 +33,6 @@ from stability_probe.records import (
     RunResult,
     StabilityMetrics,
     Validation,
-    from_plain,
-    to_plain,
 )
 from stability_probe.store import RunSummary, Store, read_records, write_bytes
 from tests.factories import make_curve, make_epoch
@@ -75,10 +74,19 @@ _BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     float | None: st.none() | _FLOATS,
     int | None: st.none() | st.integers(0, 2**60),
 }
+_POSITIVE: dict[Any, st.SearchStrategy[Any]] = {
+    int: st.integers(1),
+    float: st.floats(0, allow_infinity=False),
+    float | None: st.none() | st.floats(0, allow_infinity=False),
+}
+NOT_NEGATIVE = _ABOVE_ZERO | _AT_LEAST_ZERO
 
 
 def any_record(kind: type) -> st.SearchStrategy[Any]:
-    return st.builds(kind, **{name: _BY_TYPE[t] for name, t in get_type_hints(kind).items()})
+    """Such as a measurement gives: counts and sizes are not negative."""
+    hints = get_type_hints(kind)
+    positive = {n: _POSITIVE.get(t, _BY_TYPE[t]) for n, t in hints.items() if n in NOT_NEGATIVE}
+    return st.builds(kind, **({n: _BY_TYPE[t] for n, t in hints.items()} | positive))
 
 
 _BY_TYPE[NoiseScaleRecord | None] = st.none() | any_record(NoiseScaleRecord)
@@ -123,7 +131,10 @@ def test_records_that_hold_records_come_back_from_json() -> None:
         max_batch_size=64,
         normalization="batch",
         metrics=(metrics, dataclasses.replace(metrics, noise_scale=7.0)),
-        windows=((make_epoch(), make_epoch(epoch=2, noise=NOISE)), (make_epoch(loss=3.0),)),
+        windows=(
+            (make_epoch(), make_epoch(epoch=2, noise=NOISE)),
+            (make_epoch(loss=3.0), make_epoch(epoch=2)),
+        ),
         curve=make_curve([16, 32], [100.0, 180.0]),
         probe_s=4.0,
         environment={"torch": "2"},
@@ -566,3 +577,34 @@ def test_a_list_reads_summaries_and_believes_only_those_of_the_result_beside_the
     for damage in ("", "[]", "{}", '{"result_bytes": 3}', json.dumps(stale)):
         (path / "summary.json").write_text(damage)
         assert store.list() == [told]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"loss": "high"}, r"Expected `float`, got `str` - at `\$.loss`"),
+        ({"epoch": 1.5}, r"Expected `int`, got `float` - at `\$.epoch`"),
+        ({"updates": True}, r"Expected `int`, got `bool`"),
+        ({"noise": {"time_s": 1.0}}, r"missing required field .* - at `\$.noise`"),
+        ({"colour": 3}, "unknown field 'colour'"),
+        ({"batch_size": 0}, "batch_size is 0; it must be above 0"),
+        ({"time_s": -1.0}, "time_s is -1.0; it must be at least 0"),
+    ],
+)
+def test_a_record_holds_what_a_measurement_gives(change: dict[str, Any], told: str) -> None:
+    values = to_plain(make_epoch())
+    assert from_plain(EpochRecord, values) == make_epoch()
+    with pytest.raises(TypeError, match=told):
+        from_plain(EpochRecord, {**values, **change})
+    with pytest.raises(TypeError, match="missing required field `loss`"):
+        from_plain(EpochRecord, {k: v for k, v in values.items() if k != "loss"})
+
+
+def test_a_stored_config_has_every_setting(tmp_path: Path) -> None:
+    """Also those that the version which stored it did not know."""
+    values = to_plain(make_result(CONFIG))
+    values["config"] = {"model": CONFIG.model, "epochs": 90}
+    assert from_plain(RunResult, values).config.keys() == CONFIG.to_dict().keys()
+    values["config"] = {"model": CONFIG.model, "epochs": "many"}
+    with pytest.raises(TypeError, match="epochs is 'many'"):
+        from_plain(RunResult, values)

@@ -18,8 +18,8 @@ from stability_probe import executors, throughput
 from stability_probe.config import RunConfig
 from stability_probe.errors import MissingError, UsageError
 from stability_probe.executors import LocalProcesses, make_executor
+from stability_probe.plain import to_plain
 from stability_probe.progress import Quiet
-from stability_probe.records import to_plain
 from stability_probe.store import Store
 from stability_probe.sweep import (
     SweepRun,

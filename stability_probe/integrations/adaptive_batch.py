@@ -15,7 +15,8 @@ from stability_probe.integrations.gradient_monitor import GradientMonitor
 from stability_probe.integrations.sampler import AdaptiveBatchSampler
 from stability_probe.integrations.scaled_rate import ScaledRate, rate_factor
 from stability_probe.metrics import variations
-from stability_probe.records import EpochRecord, from_plain, to_plain
+from stability_probe.plain import from_plain, to_plain
+from stability_probe.records import EpochRecord
 from stability_probe.schedulers import BatchScheduler, make_scheduler
 from stability_probe.schedulers.base import decided
 

@@ -9,7 +9,7 @@ from stability_probe.errors import MissingError, UsageError
 from stability_probe.integrations.adaptive_batch import AdaptiveBatch
 from stability_probe.integrations.gradient_monitor import GradientMonitor
 from stability_probe.integrations.sampler import AdaptiveBatchSampler
-from stability_probe.records import to_plain
+from stability_probe.plain import to_plain
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer

@@ -23,13 +23,8 @@ import numpy as np
 
 from stability_probe.errors import UsageError
 from stability_probe.metrics import relative_change
-from stability_probe.records import (
-    EpochRecord,
-    Evidence,
-    NoiseScaleRecord,
-    from_plain,
-    to_plain,
-)
+from stability_probe.plain import from_plain, to_plain
+from stability_probe.records import EpochRecord, Evidence, NoiseScaleRecord
 from stability_probe.schedulers.base import Proposal, hold
 
 SIGNALS = ("grad_component_variance", "grad_norm_variation", "loss_variation")

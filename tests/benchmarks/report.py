@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stability_probe.records import RunResult, to_plain
+from stability_probe.plain import to_plain
+from stability_probe.records import RunResult
 from stability_probe.store import RunDirectory
 from tests.benchmarks.startup import cpu_s
 from tests.predictor_factories import make_run

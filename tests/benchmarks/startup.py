@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stability_probe.records import RunResult, from_plain, to_plain
+from stability_probe.plain import from_plain, to_plain
+from stability_probe.records import RunResult
 from stability_probe.store import RunDirectory
 from tests.predictor_factories import make_characterization, make_prediction, make_run
 
