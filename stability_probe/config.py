@@ -19,6 +19,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "channels_last": ("auto", "on", "off"),
 }
 
+MAX_COUNT = 1_000_000
+"""Of epochs, samples, pixels, threads: more is a slip of the finger that would run for ever."""
+MAX_SEED = 2**63 - 1
+"""What torch's generators take."""
+
 # Where the data lies and how many threads compute do not change what a run is.
 _NOT_IDENTITY = frozenset({"data_dir", "threads"})
 
@@ -86,13 +91,13 @@ class RunConfig:
             if value not in allowed:
                 raise UsageError(f"{name} is {value!r}; use one of {', '.join(allowed)}")
         for name in ("batch_size", "epochs", "window_epochs"):
-            _require_at_least(name, getattr(self, name), 1)
+            _require_between(name, getattr(self, name), 1, MAX_COUNT)
         for name in ("limit", "img_size", "max_batch_size", "max_epochs", "threads"):
             if getattr(self, name) is not None:
-                _require_at_least(name, getattr(self, name), 1)
+                _require_between(name, getattr(self, name), 1, MAX_COUNT)
         for name in ("seed", "order_seed"):
             if getattr(self, name) is not None:
-                _require_at_least(name, getattr(self, name), 0)
+                _require_between(name, getattr(self, name), 0, MAX_SEED)
         for name in ("model", "data", "device", "scheduler"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise UsageError(f"{name} is {getattr(self, name)!r}; use a name")
@@ -192,6 +197,8 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _require_at_least(name: str, value: int, least: int) -> None:
+def _require_between(name: str, value: int, least: int, most: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise UsageError(f"{name} is {value!r}; use a whole number of at least {least}")
+    if value > most:
+        raise UsageError(f"{name} is {value!r}; use {most} or less")

@@ -80,6 +80,8 @@ def from_user(name: str, made: object) -> LabelledImages:
             f"{name}: training labels up to {num_classes - 1} skip some class; number the classes "
             "from 0 without gaps, or return a Dataset with num_classes"
         )
+    if num_classes < 2:
+        raise UsageError(f"{name}: all training labels are 0; there is nothing to tell apart")
     if int(raw.test_labels.max()) >= num_classes:
         raise UsageError(f"{name}: a test label is above the largest training label")
     return raw._replace(num_classes=num_classes)
@@ -129,7 +131,9 @@ def _check_images(what: str, values: Any) -> Tensor:
         images = images.unsqueeze(1)
     if images.ndim == 4 and images.shape[1] not in (1, 3):
         images = images.permute(0, 3, 1, 2)
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():
+    if not images.numel():
+        raise UsageError(f"{what} are none: their shape is {list(images.shape)}")
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise UsageError(
             f"{what} have shape {list(images.shape)}; use [N, H, W], [N, C, H, W] or [N, H, W, C] "
             "with 1 or 3 channels"

@@ -66,7 +66,10 @@ def make_model(name: str, *, num_classes: int, img_size: int, in_chans: int = 3)
 def check_model(
     model: nn.Module, name: str, *, num_classes: int, img_size: int, in_chans: int = 3
 ) -> None:
-    """One forward pass of two images. Raises `UsageError` unless it gives [2, num_classes]."""
+    """One forward pass of two images.
+
+    Raises `UsageError` unless it gives [2, num_classes], and for a model with nothing to train.
+    """
     was_training = model.training
     model.eval()
     try:
@@ -86,6 +89,8 @@ def check_model(
         raise UsageError(
             f"{name} returns {shape} for two images; it must return logits [2, {num_classes}]"
         )
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UsageError(f"{name} has no parameter to train; unfreeze it with requires_grad_()")
 
 
 def num_params(model: nn.Module) -> int:

@@ -34,7 +34,9 @@ def unseal(text: bytes) -> dict[str, Any]:
             "its checksum does not match; if you edited it, take out its first member, crc32"
         )
     try:
-        values = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        values = json.loads(text.decode(), parse_constant=_finite, parse_float=_finite)
+    except UnicodeDecodeError:
+        raise ValueError("it is not text") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(values, dict):

@@ -170,7 +170,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """One JSON object. Raises `MissingError` when it is absent or damaged."""
     try:
         return unseal(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise MissingError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
         raise MissingError(f"cannot read {path}: {error}") from error
 
 
@@ -228,12 +230,19 @@ def _claim(file: Path, config: RunConfig) -> None:
     if not file.exists():
         write_json(file, config.to_dict(), indent=1)
         return
-    if RunConfig.from_dict(read_json(file)).run_id() != config.run_id():
+    if _stored_config(file).run_id() != config.run_id():
         raise UsageError(f"{file.parent} holds another run; use another -o")
 
 
+def _stored_config(file: Path) -> RunConfig:
+    try:
+        return RunConfig.from_dict(read_json(file))
+    except (TypeError, UsageError) as error:
+        raise MissingError(f"{file} is no config of this version: {error}") from error
+
+
 def _unfinished(path: Path) -> RunResult:
-    config = read_json(path / "config.json")
+    config = _stored_config(path / "config.json").to_dict()
     return RunResult(
         run_id=path.name,
         config=config,

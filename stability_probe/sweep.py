@@ -76,7 +76,10 @@ def load_sweep(path: Path) -> list[SweepRun]:
     num_runs = math.prod(map(len, grid.values())) * len(values.get("schedules", ["fixed"]))
     if not 0 < num_runs <= MAX_RUNS:
         raise UsageError(f"{path} has {num_runs} runs; use 1 to {MAX_RUNS}")
-    return list(_combinations(values))
+    try:
+        return list(_combinations(values))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
 
 
 def _require_tables(path: Path, values: Mapping[str, Any]) -> None:

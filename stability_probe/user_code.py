@@ -17,7 +17,7 @@ def import_callable(name: str) -> Callable[..., object]:
         made: object = importlib.import_module(module_name)
         for part in attribute.split("."):
             made = getattr(made, part)
-    except Exception as error:  # importing runs the user's code
+    except (Exception, SystemExit) as error:  # importing runs the user's code
         raise UsageError(
             f"cannot import {name} ({one_line(error)}); use package.module:callable, "
             "importable from the working directory"
@@ -37,5 +37,5 @@ def working_directory_importable() -> Iterator[None]:
         sys.path.remove(path)
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -22,7 +22,7 @@ class Replay:
 
     cooldown = 0
 
-    def __init__(self, *, batch_sizes: Sequence[int]) -> None:
+    def __init__(self, *, batch_sizes: Sequence[int] = ()) -> None:
         self.batch_sizes = check_batch_sizes("replay", batch_sizes)
         # Where the run went below its initial batch, so must its replay.
         self.floor = "minimum" if min(self.batch_sizes) < self.batch_sizes[0] else "initial"
@@ -48,7 +48,7 @@ class Random(Replay):
     As many changes as the given run, at random times: the control for when to change.
     """
 
-    def __init__(self, *, batch_sizes: Sequence[int], seed: int = 0) -> None:
+    def __init__(self, *, batch_sizes: Sequence[int] = (), seed: int = 0) -> None:
         sizes = check_batch_sizes("random", batch_sizes)
         super().__init__(batch_sizes=scatter_changes(sizes, seed))
 
