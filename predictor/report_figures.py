@@ -57,7 +57,7 @@ def figure(
     )
     data = download(f"{key}.csv", columns, rows)
     # matplotlib escapes what it writes; title and description are escaped above.
-    return Figure(title=title, alt=alt, svg=Markup(named), data=data, wide=wide)
+    return Figure(title=title, alt=alt, svg=Markup(named), data=data, wide=wide)  # noqa: S704
 
 
 def throughput_figure(key: str, curve: ThroughputCurve, batch_size: int) -> Figure:

@@ -50,7 +50,7 @@ class LocalProcesses:
             with self._lock:
                 if self._ending:
                     return "not begun"
-                process = subprocess.Popen(
+                process = subprocess.Popen(  # noqa: S603 - this Python, without a shell
                     [
                         *(sys.executable, "-m", "stability_probe.executors"),
                         *(json.dumps(config.to_dict()), str(root)),

@@ -342,6 +342,48 @@ def test_a_prediction_abstains_where_held_out_families_were_told_nothing(
     assert (prediction.verdict, prediction.reason) == ("abstain", "20 taught")
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_corpus_of_chance_gives_no_verdict(seed: int, tmp_path: Any) -> None:
+    """Outcomes drawn without regard to the features: nothing is learned, and it is said."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        dataclasses.replace(row, **outcome(rng.uniform(-20, 60), rng.choice([-3.0, 1.0])))
+        for row in make_corpus(rng, families=FAMILIES[:5])
+    ]
+    path = tmp_path / "corpus.csv"
+    path.write_text(format_corpus(rows))
+    prediction = predict(gains(), path)
+    assert prediction.verdict == "abstain"
+    assert "no better than the base rate" in str(fitted_predictor(path).no_skill)
+
+
+def test_rows_that_contradict_each_other_give_no_verdict(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same network gained and lost: even one that believes in its skill cannot say."""
+    monkeypatch.setattr("predictor.evaluate.no_skill", lambda chosen: None)
+
+    def told(*deltas: float) -> Prediction:
+        rows = [
+            dataclasses.replace(
+                row,
+                seed=10 * i + row.seed,
+                adaptive_accuracies=outcome(0.0, delta)["adaptive_accuracies"],
+            )
+            for row in make_corpus(np.random.default_rng(0), families=FAMILIES[:5])
+            for i, delta in enumerate(deltas)
+        ]
+        path = tmp_path / f"{len(deltas)}{deltas[-1]}.csv"
+        path.write_text(format_corpus(rows))
+        return predict(gains(), path)
+
+    good = told(1.0, 1.0)
+    assert good.verdict == "adapt", good
+    contradicted = told(1.0, -3.0)
+    assert contradicted.verdict == "abstain"
+    assert contradicted.probability_of_benefit == pytest.approx(0.5)
+
+
 def test_rows_that_diverged_do_not_count(corpus: Any, tmp_path: Any) -> None:
     text = corpus.read_text()
     lost = format_corpus(

@@ -64,7 +64,9 @@ def scatter_changes(batch_sizes: Sequence[int], seed: int) -> tuple[int, ...]:
     (16, 24, 24, 24)
     """
     levels = [b for i, b in enumerate(batch_sizes) if i == 0 or b != batch_sizes[i - 1]]
-    draws = random.Random(seed).sample(range(1, len(batch_sizes)), len(levels) - 1)
+    draws = random.Random(seed).sample(  # noqa: S311 - no secret
+        range(1, len(batch_sizes)), len(levels) - 1
+    )
     edges = [0, *sorted(draws), len(batch_sizes)]
     lengths = [end - start for start, end in itertools.pairwise(edges)]
     return tuple(b for b, n in zip(levels, lengths, strict=True) for _ in range(n))
