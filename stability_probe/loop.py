@@ -261,21 +261,41 @@ def load_batch(
 def evaluate(state: TrainState, data: Dataset, precision: str) -> tuple[float, float]:
     """Mean test loss and the fraction of test samples classified correctly.
 
-    Every process takes its share of the samples.
+    Every process takes its share of the samples. A batch that exceeds the memory is halved: in
+    evaluation no sample depends on another.
     """
     state.model.eval()
     total = torch.zeros(2, device=state.device)
     test_images, test_labels = map(state.world.share, (data.test_images, data.test_labels))
+    start, size = 0, EVAL_BATCH_SIZE
     with torch.inference_mode(), autocast(state.device, precision):
-        for start in range(0, len(test_labels), EVAL_BATCH_SIZE):
-            labels = test_labels[start : start + EVAL_BATCH_SIZE]
-            images = normalize(test_images[start : start + EVAL_BATCH_SIZE], data)
-            logits = state.model(images.contiguous(memory_format=state.memory_format)).float()
-            total[0] += F.cross_entropy(logits, labels, reduction="sum")
-            total[1] += (logits.argmax(dim=1) == labels).sum()
+        while start < len(test_labels):
+            some = slice(start, start + size)
+            sums = _try_evaluate(state, data, test_images[some], test_labels[some])
+            if sums is None:
+                free_memory(state.device)
+                size //= 2
+            else:
+                total += sums
+                start += size
     state.world.add_up(total)
     loss, correct = (total / len(data.test_labels)).tolist()
     return loss, correct
+
+
+def _try_evaluate(
+    state: TrainState, data: Dataset, images: Tensor, labels: Tensor
+) -> Tensor | None:
+    """Summed loss and number of hits, [2]; None where the memory does not suffice."""
+    try:
+        images = normalize(images, data).contiguous(memory_format=state.memory_format)
+        logits = state.model(images).float()
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        return torch.stack([loss, (logits.argmax(dim=1) == labels).sum()])
+    except RuntimeError as error:
+        if len(labels) == 1 or not is_out_of_memory(error):
+            raise
+    return None
 
 
 def measure_noise_scale(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -132,6 +134,36 @@ def test_evaluation_is_the_plain_mean_and_changes_nothing() -> None:
     hits = (logits.argmax(1) == dataset.test_labels).float().mean().item()
     assert accuracy == pytest.approx(hits)
     assert all(torch.equal(v, before[k]) for k, v in state.model.state_dict().items())
+
+
+@pytest.mark.parametrize("limit", [256, 100, 3, 1])
+def test_evaluation_that_exceeds_the_memory_is_done_in_parts(limit: int) -> None:
+    dataset = blobs(num_test=301)
+    state = make_state(CONFIG, dataset)
+    whole = evaluate(state, dataset, "float32")
+    failures = 0
+
+    def fits(_: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        nonlocal failures
+        if len(inputs[0]) > limit:
+            failures += 1
+            raise torch.OutOfMemoryError("no memory for so many samples")
+
+    with state.model.register_forward_pre_hook(fits):
+        parts = evaluate(state, dataset, "float32")
+    assert parts == pytest.approx(whole, rel=1e-5)
+    assert failures == max(0, math.ceil(math.log2(256 / limit)))
+
+
+def test_evaluation_without_memory_for_a_sample_is_an_error() -> None:
+    dataset = blobs()
+    state = make_state(CONFIG, dataset)
+
+    def fails(*_: object) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    with state.model.register_forward_pre_hook(fails), pytest.raises(torch.OutOfMemoryError):
+        evaluate(state, dataset, "float32")
 
 
 def test_it_learns() -> None:
