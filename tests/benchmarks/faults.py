@@ -1,0 +1,304 @@
+"""Faults put into real commands: what is lost, and is anything ever silently wrong?
+
+    python -m tests.benchmarks.faults [--kills 50] [--flips 200] [--seed 0] [--json]
+
+- killed: `kill -9` of `characterize`, `run`, `validate` and `sweep` at random instants, each begun
+  anew until it ends. No finished run may be lost, and all records must be those of commands that
+  nobody touched, bit for bit.
+- flipped: one bit of any stored file; the command must tell, or answer as if nothing had happened.
+- full: a disk that is full from some write on (needs root, for a small tmpfs): one line, exit code
+  3, and with more room the same end.
+- crowd: eight processes that want the same run in one store.
+
+Exits 1 where anything else happens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stability_probe.records import RunResult
+from stability_probe.store import read_characterization, read_result
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = [
+    *("tests.tiny:net", "--data", "tests.tiny:blobs", "--device", "cpu", "--window", "3"),
+    *("--channels-last", "off", "--threads", "1", "--max-batch-size", "64"),
+]
+SWEEP = """
+[base]
+model = "tests.tiny:net"
+data = "tests.tiny:blobs"
+device = "cpu"
+window_epochs = 3
+epochs = 40
+channels_last = "off"
+threads = 1
+max_batch_size = 64
+[grid]
+seed = [0, 1]
+[schedules]
+fixed = {scheduler = "fixed"}
+timed = {scheduler = "timed"}
+"""
+COMMANDS = {
+    "characterize": ["characterize", *TINY, "--epochs", "100", "--seeds", "0-7"],
+    "run": ["run", *TINY, "--epochs", "120", "--scheduler", "deba"],
+    "validate": ["validate", *TINY, "--epochs", "40", "--seeds", "0,1"],
+    "sweep": ["sweep", "sweep.toml", "--jobs", "2"],
+}
+# Of the machine, not of the run.
+_TIMES = {"time_s": 0.0, "cpu_s": 0.0, "eval_s": 0.0, "compile_s": 0.0, "peak_memory_bytes": None}
+
+
+def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
+    """A command in a session of its own, so that all its processes can be killed at once."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PROBE_HOME": str(folder / "home")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "cli", *arguments, "-o", "runs", "--quiet"],
+        cwd=folder,
+        env={**environment, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finished(root: Path) -> dict[str, RunResult]:
+    """Finished runs by name. Raises `MissingError` where one cannot be read."""
+    found = {p.parent.name: read_result(p.parent) for p in root.glob("*/config.json")}
+    return {name: timeless(result) for name, result in found.items() if result is not None}
+
+
+def timeless(result: RunResult) -> RunResult:
+    """Without what the machine adds."""
+    epochs = [
+        dataclasses.replace(
+            e,
+            noise=dataclasses.replace(e.noise, time_s=0.0) if e.noise else None,
+            **_TIMES,  # type: ignore[arg-type]
+        )
+        for e in result.epochs
+    ]
+    return dataclasses.replace(result, epochs=tuple(epochs), environment={})
+
+
+def killed(command: str, kills: int, chance: random.Random, folder: Path) -> dict[str, Any]:
+    """Counts over `kills` kills of one command, begun anew in new folders as often as it ends."""
+    whole = folder / "whole"
+    prepare(whole)
+    begin = time.perf_counter()
+    process = start(COMMANDS[command], whole)
+    process.communicate()
+    took = time.perf_counter() - begin
+    expected = finished(whole / "runs")
+    counts = {"kills": 0, "ended": 0, "lost": 0, "different": 0}
+    while counts["kills"] < kills:
+        attempt = folder / f"attempt{counts['ended']}"
+        prepare(attempt)
+        _kill_until_it_ends(command, attempt, took, kills, chance, counts)
+        counts["ended"] += 1
+        found = finished(attempt / "runs")
+        counts["different"] += found != expected
+        for path in (attempt / "runs" / "characterizations").glob("*.json"):
+            read_characterization(path)
+    return counts
+
+
+def _kill_until_it_ends(
+    command: str,
+    folder: Path,
+    took: float,
+    kills: int,
+    chance: random.Random,
+    counts: dict[str, int],
+) -> None:
+    done: set[str] = set()
+    while True:
+        process = start(COMMANDS[command], folder)
+        if counts["kills"] < kills:
+            try:
+                process.communicate(timeout=chance.uniform(0.2, 1.2) * took)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                counts["kills"] += 1
+        output, errors = process.communicate()
+        now = set(finished(folder / "runs"))
+        counts["lost"] += len(done - now)
+        done = now
+        if process.returncode in (0, 1):  # 1: validate, where the prediction failed
+            return
+        assert process.returncode == -signal.SIGKILL, (output, errors)
+        _end_orphans(folder)
+
+
+def _end_orphans(folder: Path) -> None:
+    """Jobs of a sweep have sessions of their own; wait until no process works on the store."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(folder).encode() in (path.parent / "environ").read_bytes():
+                os.kill(int(path.parent.name), signal.SIGKILL)
+        except (OSError, ValueError):
+            continue
+    time.sleep(0.1)
+
+
+def prepare(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "sweep.toml").write_text(SWEEP)
+
+
+def flipped(flips: int, chance: random.Random, folder: Path) -> dict[str, Any]:
+    """One bit of one stored file, at random, of a finished and of an interrupted run."""
+    from click.testing import CliRunner
+
+    import cli
+
+    os.chdir(folder)
+    os.environ["PROBE_HOME"] = str(folder / "home")
+    run = ["run", *TINY, "--epochs", "6", "--scheduler", "deba", "-o", "runs", "--quiet"]
+    invoke = CliRunner().invoke
+    counts = {"flips": 0, "told": 0, "as_before": 0, "wrong": 0}
+    for state in ("finished", "interrupted"):
+        shutil.rmtree(folder / "runs", ignore_errors=True)
+        assert invoke(cli.probe, run).exit_code == 0
+        expected = finished(folder / "runs")
+        (path,) = (p.parent for p in (folder / "runs").glob("*/config.json"))
+        if state == "interrupted":
+            _cut_back(path)
+        kept = {p: p.read_bytes() for p in sorted(path.iterdir()) if p.stat().st_size}
+        for _ in range(flips // 2):
+            file = chance.choice(list(kept))
+            content = bytearray(kept[file])
+            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+            for other in path.iterdir():
+                other.unlink()
+            for name, text in kept.items():
+                name.write_bytes(text)
+            file.write_bytes(content)
+            done = invoke(cli.probe, run)
+            counts["flips"] += 1
+            if done.exit_code == 4 and done.stderr.count("\n") == 1:
+                counts["told"] += 1
+            elif done.exit_code == 0 and finished(folder / "runs") == expected:
+                counts["as_before"] += 1
+            else:
+                counts["wrong"] += 1
+    return counts
+
+
+def _cut_back(path: Path) -> None:
+    """As after the last epoch, but without its result: as a kill just before the end leaves it."""
+    (path / "result.json").unlink()
+    (path / "summary.json").unlink()
+
+
+@contextmanager
+def small_disk(folder: Path, kib: int) -> Iterator[None]:
+    """A tmpfs of `kib` KiB at `folder`. Raises `CalledProcessError` without the right to."""
+    folder.mkdir(exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)]
+    subprocess.run(mount, check=True, capture_output=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def full(attempts: int, chance: random.Random, folder: Path) -> dict[str, Any]:
+    """A disk too small for all that a run stores, and then large enough."""
+    counts = {"full": 0, "enough": 0, "wrong": 0}
+    prepare(folder / "whole")
+    command = ["run", *TINY, "--epochs", "30", "--scheduler", "deba"]
+    start(command, folder / "whole").communicate()
+    expected = finished(folder / "whole" / "runs")
+    for number in range(attempts):
+        attempt = folder / f"full{number}"
+        prepare(attempt)
+        with small_disk(attempt / "runs", chance.randrange(4, 110)):
+            process = start(command, attempt)
+            _, errors = process.communicate()
+            if process.returncode == 0:
+                counts["enough"] += 1
+                continue
+            told = (
+                process.returncode == 3 and "the disk is full" in errors and errors.count("\n") == 1
+            )
+            subprocess.run(["mount", "-o", "remount,size=4m", str(attempt / "runs")], check=True)
+            again = start(command, attempt)
+            again.communicate()
+            same = again.returncode == 0 and finished(attempt / "runs") == expected
+            counts["full" if told and same else "wrong"] += 1
+    return counts
+
+
+def crowd(times: int, folder: Path) -> dict[str, Any]:
+    """Eight processes, one run: one works on it, the others say so or find it done."""
+    counts = {"processes": 0, "worked_or_found": 0, "told": 0, "wrong": 0}
+    for number in range(times):
+        attempt = folder / f"crowd{number}"
+        prepare(attempt)
+        several = [start(COMMANDS["run"], attempt) for _ in range(8)]
+        for process in several:
+            _, errors = process.communicate()
+            counts["processes"] += 1
+            if process.returncode == 0:
+                counts["worked_or_found"] += 1
+            elif process.returncode == 3 and "another process is at work" in errors:
+                counts["told"] += 1
+            else:
+                counts["wrong"] += 1
+        assert len(finished(attempt / "runs")) == 1
+    return counts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=50, help="of each command")
+    parser.add_argument("--flips", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", help="a command to kill, or flipped, full, crowd")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    chance = random.Random(args.seed)
+    parts: dict[str, Callable[[Path], dict[str, Any]]] = {
+        **{
+            name: lambda folder, name=name: killed(name, args.kills, chance, folder)  # type: ignore[misc]
+            for name in COMMANDS
+        },
+        "full": lambda folder: full(args.kills // 2, chance, folder),
+        "crowd": lambda folder: crowd(max(1, args.kills // 10), folder),
+        "flipped": lambda folder: flipped(args.flips, chance, folder),
+    }
+    found = {}
+    for name, part in parts.items():
+        if args.only in (None, name):
+            with tempfile.TemporaryDirectory() as folder:
+                found[name] = part(Path(folder))
+                os.chdir(ROOT)
+            if not args.json:
+                told = ", ".join(f"{count} {what}" for what, count in found[name].items())
+                print(f"{name:14}{told}".replace("_", " "), flush=True)
+    if args.json:
+        print(json.dumps(found))
+    bad = sum(f.get(what, 0) for f in found.values() for what in ("lost", "different", "wrong"))
+    raise SystemExit(1 if bad else 0)
+
+
+if __name__ == "__main__":
+    main()
