@@ -14,13 +14,19 @@ CIFAR; see tests/benchmarks/signals.py."""
 
 
 def gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
-    """The gradients that exist; frozen and unused parameters have none."""
-    return [p.grad for p in parameters if p.grad is not None]
+    """The gradients that exist; frozen and unused parameters have none.
+
+    A complex one is seen as its real and imaginary parts, two components each.
+    """
+    found = (p.grad for p in parameters if p.grad is not None)
+    return [torch.view_as_real(g) if g.is_complex() else g for g in found]
 
 
 def squared_norm(grads: list[Tensor]) -> Tensor:
     """‖g‖² of the whole gradient, a float32 scalar on the gradients' device."""
-    norms = torch._foreach_norm(grads)
+    # In float16 a norm would overflow at 65504, in bfloat16 be right to 1 in 256.
+    narrow = any(g.dtype in (torch.float16, torch.bfloat16) for g in grads)
+    norms = torch._foreach_norm(grads, 2, dtype=torch.float32 if narrow else None)
     return torch.stack([n.float() for n in norms]).square().sum()
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from stability_probe import gradients, metrics
@@ -31,8 +35,82 @@ def test_frozen_and_unused_parameters_do_not_count() -> None:
     assert gradients.norm_and_total(gradients.gradients(everything)).tolist() == [4.0, 4.0]
 
 
-def test_bfloat16_gradients_are_summed_in_float32() -> None:
-    grad = torch.full((4096,), 1.0, dtype=torch.bfloat16)
-    sq_norm, total = gradients.norm_and_total([grad, grad]).tolist()
-    assert total == 8192.0
-    assert abs(sq_norm - 8192.0) / 8192.0 < 0.01
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_every_precision_is_summed_in_float32(dtype: torch.dtype) -> None:
+    """Against numpy in float64. In its own float16 the norm of these would be infinite."""
+    generator = torch.Generator().manual_seed(0)
+    grads = [(300 * torch.randn(n, generator=generator)).to(dtype) for n in (70_000, 1, 333)]
+    flat = np.concatenate([g.double().numpy() for g in grads])
+    sq_norm, total = gradients.norm_and_total(grads).tolist()
+    assert sq_norm == pytest.approx(float(np.dot(flat, flat)), rel=1e-5)
+    assert total == pytest.approx(float(flat.sum()), rel=1e-3)
+    variance = metrics.component_variance(sq_norm, total, len(flat))
+    assert variance == pytest.approx(float(flat.var()), rel=1e-5)
+
+
+def test_kinds_of_precision_beside_each_other() -> None:
+    grads = [torch.full((3,), 2.0), torch.full((4,), 3.0).half(), torch.full((5,), 1.0).bfloat16()]
+    assert gradients.norm_and_total(grads).tolist() == [12.0 + 36.0 + 5.0, 6.0 + 12.0 + 5.0]
+
+
+class Odd(nn.Module):
+    """A complex parameter, one without a dimension, a shared one, a frozen one, an unused one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.complex = nn.Parameter(torch.randn(4, dtype=torch.complex64))
+        self.scale = nn.Parameter(torch.tensor(1.5))
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.frozen = nn.Parameter(torch.randn(4), requires_grad=False)
+        self.unused = nn.Parameter(torch.randn(9))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        turned = torch.fft.fft(x) * self.complex
+        return self.scale * self.second(self.first(turned.real + turned.imag)) + self.frozen
+
+
+def odd_gradient(
+    x: torch.Tensor, scale: float = 1.0, precision: torch.dtype = torch.float32
+) -> Odd:
+    torch.manual_seed(0)
+    model = Odd()
+    if precision is torch.float64:
+        for p in model.parameters():
+            p.data = p.data.to(torch.complex128 if p.is_complex() else torch.float64)
+    (scale * model(x.to(precision)).square().mean()).backward()
+    return model
+
+
+def test_odd_parameters_against_float64() -> None:
+    """Real and imaginary parts are two components, a shared tensor counts once."""
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
+    model, exact = odd_gradient(x), odd_gradient(x, precision=torch.float64)
+    parts = [p.grad for p in exact.parameters() if p.grad is not None]
+    flat = np.concatenate(
+        [(torch.view_as_real(g) if g.is_complex() else g).detach().flatten().numpy() for g in parts]
+    )
+    assert gradients.num_components(model.parameters()) == len(flat) == 8 + 1 + 16 + 4 + 4
+    sq_norm, total = gradients.norm_and_total(gradients.gradients(model.parameters())).tolist()
+    assert sq_norm == pytest.approx(float(np.dot(flat, flat)), rel=1e-5)
+    assert total == pytest.approx(float(flat.sum()), rel=1e-5)
+
+
+@given(st.permutations(range(6)), st.permutations(range(6)), st.floats(1e-3, 1e3))
+def test_order_changes_nothing_and_scale_what_it_must(
+    samples: list[int], order: list[int], scale: float
+) -> None:
+    """‖g‖² grows with the square of the loss's scale, Σg with the scale."""
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
+
+    def numbers(model: nn.Module) -> list[float]:
+        parameters = list(model.parameters())
+        assert len(parameters) == len(order) + 1
+        turned = [parameters[i] for i in [*order, 6]]
+        return [float(v) for v in gradients.norm_and_total(gradients.gradients(turned))]
+
+    sq_norm, total = numbers(odd_gradient(x))
+    assert numbers(odd_gradient(x[samples])) == pytest.approx([sq_norm, total], rel=1e-4)
+    scaled = numbers(odd_gradient(x, scale))
+    assert scaled == pytest.approx([sq_norm * scale**2, total * scale], rel=1e-4)
