@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import fcntl
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -148,9 +149,9 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, values: Mapping[str, Any], indent: int | None = None) -> None:
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """`write_text` of one JSON object with its checksum, which `read_json` checks."""
-    write_text(path, seal(values, indent))
+    write_text(path, seal(values))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -228,7 +229,8 @@ def read_study(path: Path) -> Study:
 
 def _claim(file: Path, config: RunConfig) -> None:
     if not file.exists():
-        write_json(file, config.to_dict(), indent=1)
+        # Without a checksum: its name is a hash of all that matters, and people read it.
+        write_text(file, json.dumps(config.to_dict(), indent=1))
         return
     if _stored_config(file).run_id() != config.run_id():
         raise UsageError(f"{file.parent} holds another run; use another -o")
@@ -242,12 +244,14 @@ def _stored_config(file: Path) -> RunConfig:
 
 
 def _unfinished(path: Path) -> RunResult:
-    config = _stored_config(path / "config.json").to_dict()
+    config = _stored_config(path / "config.json")
+    if config.run_id() != path.name:
+        raise MissingError(f"{path / 'config.json'} is damaged, or that of another run")
     return RunResult(
         run_id=path.name,
-        config=config,
+        config=config.to_dict(),
         status="unfinished",
-        device=config["device"],
+        device=config.device,
         num_params=0,
         num_train=0,
         num_test=0,

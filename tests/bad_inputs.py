@@ -173,10 +173,15 @@ def stored(folder: Path) -> None:
         "odd-config": {"config.json": json.dumps({"model": "resnet18", "epochs": "many"})},
         "no-model": {"config.json": json.dumps({"epochs": 3})},
         "new-config": {"config.json": json.dumps({"model": "resnet18", "colour": 3})},
-        "no-epochs": {"config.json": json.dumps({"model": "resnet18"})},
-        "bad-epochs": {"config.json": json.dumps({"model": "resnet18"}), "epochs.jsonl": "x\n"},
-        "null-epochs": {
-            "config.json": json.dumps({"model": "resnet18"}),
+        "renamed": {"config.json": json.dumps({"model": "resnet18"})},
+        # Their own names, by which an unfinished run is known.
+        "resnet18-fixed-s0-aa9cfcf9e5": {"config.json": json.dumps({"model": "resnet18"})},
+        "resnet18-fixed-s1-aab7819f48": {
+            "config.json": json.dumps({"model": "resnet18", "seed": 1}),
+            "epochs.jsonl": "x\n",
+        },
+        "resnet18-fixed-s2-cd4adff097": {
+            "config.json": json.dumps({"model": "resnet18", "seed": 2}),
             "epochs.jsonl": "null\n",
         },
         "bad-result": {"config.json": json.dumps({"model": "resnet18"}), "result.json": "{"},

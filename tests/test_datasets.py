@@ -571,7 +571,7 @@ OK_IMAGES = "np.zeros((4, 6, 6), np.uint8)"
         (f"return {OK_IMAGES}, {LABELS}, {OK_IMAGES}, [0, 1, 2, 0]", "test label is above"),
         (f"return {OK_IMAGES}, [0, 1], {OK_IMAGES}, {LABELS}", "for 4 images"),
         (f"return {OK_IMAGES}, [0., 1., 1., 0.], {OK_IMAGES}, {LABELS}", "whole numbers"),
-        (f"return {OK_IMAGES}[:0], [], {OK_IMAGES}, {LABELS}", "have shape"),
+        (f"return {OK_IMAGES}[:0], [], {OK_IMAGES}, {LABELS}", "are none"),
         (f"return {OK_IMAGES}, {LABELS}, np.zeros((4, 7, 7), np.uint8), {LABELS}", "must agree"),
         (f"x = np.zeros((4, 6)); return x, {LABELS}, x, {LABELS}", "have shape"),
         (f"x = np.zeros((4, 5, 6, 6)); return x, {LABELS}, x, {LABELS}", "have shape"),

@@ -259,7 +259,7 @@ def test_default_largest_batch_leaves_five_updates(samples: int, batch: int, exp
         ("noise_scale", {"smoothing": 1}, "from 0 to below 1"),
         ("noise_scale", {"multiple": 0}, "multiple > 0"),
         ("norm_test", {"theta": 0}, "theta > 0"),
-        ("replay", {}, "arguments of replay"),
+        ("replay", {}, "replay needs the batch of every epoch"),
         ("replay", {"batch_sizes": []}, "the batch of every epoch"),
         ("replay", {"batch_sizes": [16, "a"]}, "the batch of every epoch"),
         ("random", {"batch_sizes": [24, 16]}, "use -b 24"),

@@ -193,7 +193,7 @@ def flipped(flips: int, chance: random.Random, folder: Path) -> dict[str, Any]:
             file.write_bytes(content)
             done = invoke(cli.probe, run)
             counts["flips"] += 1
-            if done.exit_code == 4 and done.stderr.count("\n") == 1:
+            if done.exit_code in (2, 4) and done.stderr.count("\n") == 1:
                 counts["told"] += 1
             elif done.exit_code == 0 and finished(folder / "runs") == expected:
                 counts["as_before"] += 1
