@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from predictor.corpus import CorpusRow, make_row
-from stability_probe.config import RunConfig, default_max_batch_size
+from stability_probe.config import RunConfig, default_max_batch_size, with_memory_format
 from stability_probe.datasets import load_dataset
 from stability_probe.errors import UsageError
 from stability_probe.models import make_model, model_size
@@ -19,7 +19,6 @@ from stability_probe.sweep import (
     curve_path,
     measure_curves,
     stored_curve,
-    with_memory_format,
 )
 
 

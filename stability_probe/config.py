@@ -170,6 +170,12 @@ class RunConfig:
         return f"{model}-{scheduler}-s{self.seed}-{digest}"
 
 
+def with_memory_format(config: RunConfig, memory_format: str) -> RunConfig:
+    """`config` with the memory format decided, so that paired runs share it."""
+    flag = "on" if memory_format == "channels_last" else "off"
+    return dataclasses.replace(config, channels_last=flag)
+
+
 def step_id(config: RunConfig) -> str:
     """Name of what decides the speed of a run's steps, and so its memory format and curve.
 

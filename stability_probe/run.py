@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from stability_probe.config import RunConfig
+from stability_probe.config import RunConfig, with_memory_format
 from stability_probe.datasets import Dataset, load_dataset
 from stability_probe.device import describe_environment, use_threads
 from stability_probe.distributed import World, joined
@@ -121,12 +121,7 @@ def resolve(config: RunConfig, dataset: Dataset, root: Path) -> RunConfig:
 
     All runs of the store at `root` share the choice.
     """
-    if config.channels_last != "auto":
-        return config
-    choice = choose_memory_format(config, dataset, root)
-    return dataclasses.replace(
-        config, channels_last="on" if choice.memory_format == "channels_last" else "off"
-    )
+    return with_memory_format(config, choose_memory_format(config, dataset, root).memory_format)
 
 
 def _tell_split(progress: Progress, records: list[EpochRecord]) -> None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from stability_probe import metrics, paired
-from stability_probe.config import RunConfig
+from stability_probe.config import RunConfig, with_memory_format
 from stability_probe.errors import RunError
 from stability_probe.executors import LocalProcesses
 from stability_probe.progress import Progress
@@ -26,7 +26,7 @@ from stability_probe.records import (
     ThroughputCurve,
 )
 from stability_probe.store import read_result
-from stability_probe.sweep import curve_path, measure_curves, run_all, with_memory_format
+from stability_probe.sweep import curve_path, measure_curves, run_all
 
 _Key = TypeVar("_Key")
 

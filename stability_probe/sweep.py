@@ -19,7 +19,6 @@ channels_last = "on"
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import tomllib
@@ -30,7 +29,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stability_probe.config import RunConfig, default_max_batch_size, step_id
+from stability_probe.config import RunConfig, default_max_batch_size, step_id, with_memory_format
 from stability_probe.errors import MissingError, UsageError
 from stability_probe.executors import Executor
 from stability_probe.interrupt import raising
@@ -147,12 +146,6 @@ def measure_curves(
 def curve_path(root: Path, config: RunConfig) -> Path:
     """Where a sweep keeps the throughput curve that a run shares."""
     return root / "curves" / f"{step_id(config)}.json"
-
-
-def with_memory_format(config: RunConfig, memory_format: str) -> RunConfig:
-    """`config` with the memory format decided, so that paired runs share it."""
-    flag = "on" if memory_format == "channels_last" else "off"
-    return dataclasses.replace(config, channels_last=flag)
 
 
 def run_sweep(

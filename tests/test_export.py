@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import itertools
 import json
@@ -220,3 +221,15 @@ def test_the_huggingface_file_trains_as_the_run_did(tmp_path: Path) -> None:
     trainer.add_callback(keep)
     trainer.train()
     assert [e.batch_size for e in keep.records] == SIZES
+
+
+@pytest.mark.parametrize("to", ["lightning", "huggingface"])
+def test_a_name_in_a_stored_file_is_no_code(to: str) -> None:
+    hostile = "\"\"\"\nimport os  # \\\n'''<SIZES>"
+    plain, named = (
+        export_schedule(dataclasses.replace(make_result(SIZES), run_id=name), to).text
+        for name in ("run", hostile)
+    )
+    # But for the docstring, which holds the name, nothing of the script depends on it.
+    first, second = (ast.dump(ast.Module(ast.parse(text).body[1:], [])) for text in (plain, named))
+    assert first == second

@@ -48,6 +48,12 @@ def _elsewhere(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROBE_HOME", f"{tmp_path}/home")
 
 
+def assert_told_or_shown(command: str, seed: int, folders: pytest.TempPathFactory) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folders.mktemp("odd"))
+        assert fault_of(run_with_odd(command, seed)) is None
+
+
 @pytest.mark.usefixtures("_elsewhere")
 @pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith(DRAWING)])
 @cases(60)
@@ -55,9 +61,7 @@ def _elsewhere(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_odd_values_are_told_or_shown(
     command: str, tmp_path_factory: pytest.TempPathFactory, seed: int
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("odd"))
-        assert fault_of(run_with_odd(command, seed)) is None
+    assert_told_or_shown(command, seed, tmp_path_factory)
 
 
 @pytest.mark.usefixtures("_elsewhere")
@@ -67,6 +71,4 @@ def test_odd_values_are_told_or_shown(
 def test_odd_values_are_told_or_drawn(
     command: str, tmp_path_factory: pytest.TempPathFactory, seed: int
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("odd"))
-        assert fault_of(run_with_odd(command, seed)) is None
+    assert_told_or_shown(command, seed, tmp_path_factory)

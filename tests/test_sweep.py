@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import cli
 from stability_probe import executors, throughput
-from stability_probe.config import RunConfig
+from stability_probe.config import RunConfig, with_memory_format
 from stability_probe.errors import MissingError, UsageError
 from stability_probe.executors import LocalProcesses, make_executor
 from stability_probe.plain import to_plain
@@ -30,7 +30,6 @@ from stability_probe.sweep import (
     num_done,
     run_all,
     run_sweep,
-    with_memory_format,
 )
 from tests.factories import make_curve
 from tests.test_run import all_timeless

@@ -33,6 +33,7 @@ from typing import Any
 
 from stability_probe.records import RunResult
 from stability_probe.store import read_characterization, read_result
+from tests.test_loop import timeless
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -61,8 +62,6 @@ COMMANDS = {
     "validate": ["validate", *TINY, "--epochs", "40", "--seeds", "0,1"],
     "sweep": ["sweep", "sweep.toml", "--jobs", "2"],
 }
-# Of the machine, not of the run.
-_TIMES = {"time_s": 0.0, "cpu_s": 0.0, "eval_s": 0.0, "compile_s": 0.0, "peak_memory_bytes": None}
 
 
 def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
@@ -82,20 +81,13 @@ def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
 def finished(root: Path) -> dict[str, RunResult]:
     """Finished runs by name. Raises `MissingError` where one cannot be read."""
     found = {p.parent.name: read_result(p.parent) for p in root.glob("*/config.json")}
-    return {name: timeless(result) for name, result in found.items() if result is not None}
+    return {name: _comparable(result) for name, result in found.items() if result is not None}
 
 
-def timeless(result: RunResult) -> RunResult:
+def _comparable(result: RunResult) -> RunResult:
     """Without what the machine adds."""
-    epochs = [
-        dataclasses.replace(
-            e,
-            noise=dataclasses.replace(e.noise, time_s=0.0) if e.noise else None,
-            **_TIMES,  # type: ignore[arg-type]
-        )
-        for e in result.epochs
-    ]
-    return dataclasses.replace(result, epochs=tuple(epochs), environment={})
+    epochs = tuple(map(timeless, result.epochs))
+    return dataclasses.replace(result, epochs=epochs, environment={})
 
 
 def killed(command: str, kills: int, chance: random.Random, folder: Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from stability_probe.config import RunConfig
 from stability_probe.records import EpochRecord
 from stability_probe.store import Store, read_records
 from tests.launcher import Launcher, launching, wait_for_lines
+from tests.test_loop import timeless
 
 CONFIG = RunConfig(
     model="tests.tiny:net",
@@ -87,11 +88,7 @@ def _inspect(path: Path, counts: dict[str, int]) -> None:
 
 def _outcome(root: Path, config: RunConfig) -> tuple[list[EpochRecord], list[bytes]]:
     """Records without what the machine adds, and every weight as bytes."""
-    of_the_machine = {"time_s": 0.0, "cpu_s": 0.0, "eval_s": 0.0, "peak_memory_bytes": None}
-    records = []
-    for e in Store(root).load(config.run_id()).epochs:
-        noise = dataclasses.replace(e.noise, time_s=0.0) if e.noise else None
-        records.append(dataclasses.replace(e, noise=noise, **of_the_machine))  # type: ignore[arg-type]
+    records = [timeless(e) for e in Store(root).load(config.run_id()).epochs]
     saved = torch.load(root / config.run_id() / "checkpoint.pt", weights_only=True)
     weights = [t.numpy().tobytes() for t in saved["model"].values()]
     return records, weights
