@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 
@@ -74,6 +75,31 @@ def peak_memory(device: torch.device) -> int | None:
         return 1024 * int(fields["VmHWM"].split()[0])
     except (OSError, KeyError, ValueError):
         return None
+
+
+def available_memory(meminfo: Path = Path("/proc/meminfo")) -> float | None:
+    """Bytes that can still be taken, None where the system does not tell."""
+    try:
+        lines = meminfo.read_text().splitlines()
+    except OSError:
+        return None
+    values = dict(line.split(":", 1) for line in lines if ":" in line)
+    if "MemAvailable" not in values:
+        return None
+    return float(values["MemAvailable"].split()[0]) * 1024
+
+
+def largest_that_fits(device: torch.device, peak: int | None, done: int, size: int) -> int:
+    """`size`, or fewer samples at once where those would not fit into the memory of a CPU.
+
+    A device of its own raises an error when its memory is full; on a CPU the kernel would kill
+    the process, so that a step must not even be tried. `peak` bytes were used with `done` samples
+    at once: scaled by the batch, an upper bound, the growth must fit into what is available.
+    """
+    available = available_memory()
+    if device.type != "cpu" or peak is None or available is None or size <= done:
+        return size
+    return min(size, int(done * (1 + available / peak)))
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from stability_probe.datasets import Dataset, augment, normalize
 from stability_probe.device import (
     free_memory,
     is_out_of_memory,
+    largest_that_fits,
     peak_memory,
     reset_peak_memory,
     synchronize,
@@ -95,8 +96,19 @@ def train(
         record = state.world.lead(partial(decided, state.scheduler, record))
         if config.reset_moments and record.next_batch_size != batch_size:
             state.optimizer.state.clear()
+        _stay_within_memory(state, record)
         state.epoch, state.batch_size, state.previous = epoch, record.next_batch_size, record
         yield record
+
+
+def _stay_within_memory(state: TrainState, record: EpochRecord) -> None:
+    """Where the next batch is foreseen not to fit, split it from its first step on."""
+    if state.micro_batch_size is not None or state.world.size > 1:
+        return
+    wanted = record.next_batch_size
+    largest = largest_that_fits(state.device, record.peak_memory_bytes, record.batch_size, wanted)
+    if largest < wanted:
+        state.micro_batch_size = largest
 
 
 def _noise_of_epoch(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -16,7 +15,13 @@ from torch import nn
 from stability_probe.compiled import compiling
 from stability_probe.config import RunConfig, step_id
 from stability_probe.datasets import Dataset
-from stability_probe.device import free_memory, is_out_of_memory, synchronize
+from stability_probe.device import (
+    free_memory,
+    is_out_of_memory,
+    largest_that_fits,
+    peak_memory,
+    synchronize,
+)
 from stability_probe.errors import MissingError
 from stability_probe.loop import load_batch, train_step
 from stability_probe.plain import from_plain, to_plain
@@ -211,27 +216,8 @@ def _fits(state: TrainState, data: Dataset, config: RunConfig, size: int, *, fir
 
 
 def _foresee_out_of_memory(device: torch.device, done: list[int], size: int) -> str | None:
-    """Why a batch must not even be tried on a CPU, where the kernel would kill the process.
-
-    The peak so far, scaled by the batch, must fit into what is available.
-    """
-    if device.type != "cpu" or not done:
+    """Why a batch must not even be tried."""
+    largest = largest_that_fits(device, peak_memory(device), done[-1], size) if done else size
+    if largest == size:
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    more = peak * (size / done[-1] - 1)
-    available = available_memory()
-    if available is None or more < available:
-        return None
-    return f"batch {size} might need {more / 2**30:.1f} GiB more than the memory that is free"
-
-
-def available_memory(meminfo: Path = Path("/proc/meminfo")) -> float | None:
-    """Bytes that can still be taken, None where the system does not tell."""
-    try:
-        lines = meminfo.read_text().splitlines()
-    except OSError:
-        return None
-    values = dict(line.split(":", 1) for line in lines if ":" in line)
-    if "MemAvailable" not in values:
-        return None
-    return float(values["MemAvailable"].split()[0]) * 1024
+    return f"batch {size} might not fit into the memory that is free (some {largest} would)"

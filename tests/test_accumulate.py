@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from stability_probe import device
 from stability_probe.config import RunConfig
 from stability_probe.errors import RunError
 from stability_probe.loop import num_micro_batches, train_step
@@ -146,6 +147,28 @@ def test_a_growing_batch_meets_the_limit_later(tmp_path: Path) -> None:
     assert [(e.batch_size, e.micro_batch_size) for e in result.epochs] == [
         *((16, 16), (24, 24), (40, 20), (64, 16), (64, 16)),
     ]
+
+
+def test_a_cpu_does_not_try_what_would_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There the kernel would kill the process: 1 MB is free, so that no batch may grow undivided.
+
+    Without BatchNorm the numbers are those of undivided batches.
+    """
+    config = dataclasses.replace(
+        PLAIN, batch_size=16, max_batch_size=64, scheduler="timed", scheduler_args={"cooldown": 1}
+    )
+    whole = run(config, Store(tmp_path / "whole"))
+    monkeypatch.setattr(device, "available_memory", lambda: 1e6)
+    notes = Notes()
+    split = run(config, Store(tmp_path / "split"), notes)
+    assert split.batch_sizes == whole.batch_sizes == (16, 24, 40, 64)
+    assert [e.micro_batch_size for e in split.epochs] == [16, 12, 14, 16]
+    assert notes.notes == ["batch 24 exceeds the memory: micro-batches of 12"]
+    for one, other in zip(split.epochs, whole.epochs, strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-5)
+        assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-4)
 
 
 def test_memory_for_hardly_a_sample_is_one_line(tmp_path: Path) -> None:

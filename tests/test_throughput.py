@@ -12,11 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stability_probe import throughput
+from stability_probe import device, throughput
 from stability_probe.errors import MissingError
 from stability_probe.throughput import (
     MemoryFormatChoice,
-    available_memory,
     choose_memory_format,
     curve_batch_sizes,
     measure_throughput,
@@ -104,21 +103,12 @@ def test_another_error_and_a_first_size_that_does_not_fit_are_raised(
 def test_a_batch_that_would_exhaust_the_machine_is_not_tried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(throughput, "available_memory", lambda: 1e6)
+    monkeypatch.setattr(device, "available_memory", lambda: 1e6)
     fake_clock(monkeypatch, {16: [0.1] * 3})
     curve = measure_throughput(CONFIG, blobs(), [16, 32], CHOICE)
     assert [p.batch_size for p in curve.points] == [16]
     assert curve.stopped_by is not None
-    assert "might need" in curve.stopped_by
-
-
-def test_available_memory_reads_the_system(tmp_path: Path) -> None:
-    file = tmp_path / "meminfo"
-    file.write_text("MemTotal: 9 kB\nMemAvailable:       2048 kB\n")
-    assert available_memory(file) == 2048 * 1024
-    file.write_text("MemTotal: 9 kB\n")
-    assert available_memory(file) is None
-    assert available_memory(tmp_path / "absent") is None
+    assert curve.stopped_by.startswith("batch 32 might not fit")
 
 
 @pytest.mark.parametrize(

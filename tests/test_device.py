@@ -1,0 +1,52 @@
+"""Memory: what is free, and what is foreseen to fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stability_probe import device
+from stability_probe.device import available_memory, largest_that_fits
+
+CPU, OTHER = torch.device("cpu"), torch.device("meta")
+
+
+def test_available_memory_reads_the_system(tmp_path: Path) -> None:
+    file = tmp_path / "meminfo"
+    file.write_text("MemTotal: 9 kB\nMemAvailable:       2048 kB\n")
+    assert available_memory(file) == 2048 * 1024
+    file.write_text("MemTotal: 9 kB\n")
+    assert available_memory(file) is None
+    assert available_memory(tmp_path / "absent") is None
+
+
+@given(
+    peak=st.integers(1, 10**6), free=st.integers(0, 10**6), done=st.integers(1, 500),
+    size=st.integers(1, 2000),
+)  # fmt: skip
+def test_what_fits_uses_no_more_than_is_free_and_all_of_it(
+    peak: int, free: int, done: int, size: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "available_memory", lambda: float(free))
+        largest = largest_that_fits(CPU, peak, done, size)
+    if size <= done:
+        assert largest == size
+        return
+    assert done <= largest <= size
+    assert peak * (largest - done) <= free * done
+    if largest < size:
+        assert peak * (largest + 1 - done) > free * done
+
+
+def test_where_nothing_is_known_nothing_is_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "available_memory", lambda: 0.0)
+    assert largest_that_fits(CPU, 100, 16, 32) == 16
+    assert largest_that_fits(CPU, None, 16, 32) == 32
+    assert largest_that_fits(OTHER, 100, 16, 32) == 32
+    monkeypatch.setattr(device, "available_memory", lambda: None)
+    assert largest_that_fits(CPU, 100, 16, 32) == 32
