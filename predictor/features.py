@@ -17,6 +17,7 @@ _FAMILIES = (
     *("resnet", "densenet", "efficientnet", "mobilenetv2", "mobilenetv3", "vit", "deit", "regnet"),
     *("convnext", "vgg", "mnasnet", "shufflenet", "squeezenet", "mixer", "levit", "mobilevit"),
 )
+"""None begins as another does, so that their order does not matter."""
 
 FEATURES = (
     "log_headroom",
@@ -58,7 +59,7 @@ def family(model: str) -> str:
     for prefix in ("test_", "tf_", "wide_"):
         name = name.removeprefix(prefix)
     name = name.replace("mobilenet_v", "mobilenetv")  # as torchvision spells it
-    for known in sorted(_FAMILIES, key=len, reverse=True):
+    for known in _FAMILIES:
         if name.startswith(known) or (known == "mixer" and "mixer" in name):
             return known
     letters = "".join(c if c.isalpha() else " " for c in name).split()

@@ -232,3 +232,12 @@ def test_replay_on_a_flat_curve_saves_nothing() -> None:
         updates_per_epoch=62.5,
     )
     assert replayed_time_saved_pct(((16, 64),), flat) == pytest.approx([0.0], abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("normalization", "expected"), [("batch", 1.0), ("mixed", 1.0), ("layer", 0.0), ("none", 0.0)]
+)
+def test_batch_norm_is_seen_beside_others(normalization: str, expected: float) -> None:
+    size = make_size(normalization=normalization)
+    features = make_features(make_profile((1.0, 0.8)), CURVE, 16, size)
+    assert features[FEATURES.index("batch_norm")] == expected

@@ -114,3 +114,14 @@ def test_order_changes_nothing_and_scale_what_it_must(
     assert numbers(odd_gradient(x[samples])) == pytest.approx([sq_norm, total], rel=1e-4)
     scaled = numbers(odd_gradient(x, scale))
     assert scaled == pytest.approx([sq_norm * scale**2, total * scale], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("steps", "stride"), [(1, 1), (127, 1), (128, 1), (255, 1), (256, 2), (300, 2), (1280, 10)]
+)
+def test_at_least_so_many_steps_are_measured_where_there_are_so_many(
+    steps: int, stride: int
+) -> None:
+    assert gradients.measured_stride(steps) == stride
+    measured = len(range(0, steps, stride))
+    assert min(steps, gradients.MEASURED_STEPS_PER_EPOCH) <= measured

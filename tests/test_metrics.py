@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -24,6 +25,24 @@ def test_component_variance_is_numpys() -> None:
 
 def test_component_variance_is_not_negative_by_rounding() -> None:
     assert metrics.component_variance(1.0, math.sqrt(3.0) + 1e-9, 3) == 0.0
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_statistics_of_an_epoch_by_hand(steps: int) -> None:
+    g = np.random.default_rng(steps).normal(0.3, 2.0, (steps, 50))
+    got = metrics.gradient_statistics([((x**2).sum(), x.sum()) for x in g], 50)
+    norms, variances = [math.dist(x, np.zeros(50)) for x in g], [x.var() for x in g]
+    sem = np.std(norms, ddof=1) / steps**0.5 if steps > 1 else 0.0
+    assert got == pytest.approx(
+        {
+            "grad_norm": np.mean(norms),
+            "grad_norm_sem": sem,
+            "grad_norm_last": norms[-1],
+            "grad_component_variance": np.mean(variances),
+            "grad_component_variance_last": variances[-1],
+            "num_measured_steps": steps,
+        }
+    )
 
 
 @pytest.mark.parametrize(("batch", "count", "dim", "s"), [(4, 8, 20, 1.0), (16, 4, 5, 0.5)])
@@ -52,12 +71,11 @@ def test_noise_scale_is_undefined_rather_than_huge() -> None:
 
 def test_noise_scale_of_equal_micro_batches_is_zero() -> None:
     record = metrics.noise_scale([2.0, 2.0], 2.0, 8)
-    assert record.noise_scale == 0.0
-    assert record.num_samples == 16
+    assert (record.noise_scale, record.num_samples, record.time_s) == (0.0, 16, 0.0)
 
 
 def test_noise_scale_needs_two_micro_batches() -> None:
-    with pytest.raises(ValueError, match="two micro-batches"):
+    with pytest.raises(ValueError, match=r"^the noise scale needs at least two micro-batches$"):
         metrics.noise_scale([1.0], 1.0, 8)
 
 
@@ -69,7 +87,9 @@ def test_relative_change_by_hand() -> None:
 def test_stability_score_by_hand() -> None:
     # mean 2, sample standard deviation 1: CV ½
     assert metrics.stability_score([1.0, 2.0, 3.0]) == pytest.approx(2 / 3)
-    with pytest.raises(ValueError, match="two epochs"):
+    assert metrics.stability_score([0.5, 1.5]) == pytest.approx(1 / (1 + math.sqrt(0.5)))
+    assert metrics.stability_score([0.0, 0.0]) == 1.0
+    with pytest.raises(ValueError, match=r"^the stability score needs at least two epochs$"):
         metrics.stability_score([1.0])
 
 
@@ -103,9 +123,12 @@ def test_metrics_of_a_profile_are_the_means_of_what_epochs_record() -> None:
     assert got.grad_norm_variation == pytest.approx(np.mean(changes[0]))
     assert got.loss_variation == pytest.approx(np.mean(changes[1]))
     assert got.noise_scale is None
+    assert got.grad_component_variance == np.mean([e.grad_component_variance for e in window])
+    half = dataclasses.replace(metrics.profile(window), trace_sigma=None, grad_sq_norm=1.0)
+    assert metrics.stability_metrics(half).noise_scale is None
     first = metrics.stability_metrics(metrics.profile(window).first(2))
     assert first.grad_norm_variation == pytest.approx(0.3)
-    with pytest.raises(ValueError, match="two epochs"):
+    with pytest.raises(ValueError, match=r"^a change needs at least two epochs$"):
         metrics.mean_relative_change([1.0])
 
 
@@ -121,6 +144,7 @@ def test_noise_over_signal_is_undefined_with_a_wrong_sign(
 def test_mean_std_is_the_sample_deviation() -> None:
     got = metrics.mean_std([1.0, 2.0, 4.0])
     assert (got.mean, got.std) == (pytest.approx(7 / 3), pytest.approx(np.std([1, 2, 4], ddof=1)))
+    assert metrics.mean_std([1.0, 3.0]).std == pytest.approx(math.sqrt(2))
     assert metrics.mean_std([5.0]).std is None
 
 
@@ -136,6 +160,8 @@ def test_headroom_looks_at_larger_batches_only() -> None:
     assert metrics.best_batch_size(curve, 32) == 64
     assert metrics.headroom(curve, 32) == pytest.approx(2.5)
     assert metrics.headroom(curve, 64) == 1.0
+    assert metrics.best_batch_size(curve, 64) == 64
+    assert metrics.best_batch_size(curve, 512) == 512
 
 
 def test_path_time_is_the_sum_of_its_epochs() -> None:
@@ -146,6 +172,8 @@ def test_path_time_is_the_sum_of_its_epochs() -> None:
 def test_time_to_target() -> None:
     assert metrics.time_to_target_s([0.1, 0.5, 0.6], [1.0, 2.0, 3.0], 0.5) == 3.0
     assert metrics.time_to_target_s([0.1], [1.0], 0.5) == math.inf
+    with pytest.raises(ValueError, match="shorter"):
+        metrics.time_to_target_s([0.1, 0.2], [1.0], 0.5)
 
 
 def test_saved_and_delta_signs() -> None:

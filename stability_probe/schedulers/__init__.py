@@ -128,5 +128,5 @@ def _make_users_rule(name: str, arguments: dict[str, Any]) -> Rule:
 
 
 def _unknown(what: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
-    return f"unknown {what} {name!r}; use {' or '.join(near) if near else 'none'}"
+    near = difflib.get_close_matches(name, known, cutoff=0.4) or known
+    return f"unknown {what} {name!r}; use {' or '.join(near)}"

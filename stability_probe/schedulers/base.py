@@ -100,7 +100,7 @@ class Limits:
 class BoundedScheduler:
     """A rule within bounds, on the grid, and at most one change in `cooldown` epochs."""
 
-    def __init__(self, rule: Rule, limits: Limits, cooldown: int = 0) -> None:
+    def __init__(self, rule: Rule, limits: Limits, cooldown: int) -> None:
         self.rule = rule
         self.limits = limits
         self.cooldown = cooldown
