@@ -6,6 +6,8 @@ import dataclasses
 import json
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -392,6 +394,40 @@ def test_two_ray_nodes_give_the_same_runs_as_processes(root: Path, tmp_path: Pat
         cluster.shutdown()
     assert list(failed) == [bad.run_id()]
     assert "cannot import sweepnet:absent" in failed[bad.run_id()]
+    local = tmp_path / "local"
+    assert run_all(configs, local, LocalProcesses(1)) == {}
+    for config in configs:
+        by_ray, here = (Store(r).load(config.run_id()) for r in (root, local))
+        assert all_timeless(by_ray) == all_timeless(here)
+
+
+@pytest.mark.ray
+def test_a_ray_node_that_dies_takes_no_run_along(root: Path, tmp_path: Path) -> None:
+    """Its run goes on at the other node, to the end of one that nobody touched."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    configs = [make_config(seed, channels_last="off", epochs=400) for seed in range(3)]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    doomed = cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+
+    def kill() -> None:
+        """Once both nodes are at work."""
+        deadline = time.monotonic() + 120
+        while len(list(root.glob("*/epochs.jsonl"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        cluster.remove_node(doomed, allow_graceful=False)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        assert run_all(configs, root, make_executor("ray", 1)) == {}
+        killer.join()
+        assert len([n for n in ray.nodes() if n["Alive"]]) == 1
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
     local = tmp_path / "local"
     assert run_all(configs, local, LocalProcesses(1)) == {}
     for config in configs:

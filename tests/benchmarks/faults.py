@@ -8,6 +8,8 @@
 - flipped: one bit of any stored file; the command must tell, or answer as if nothing had happened.
 - full: a disk that is full from some write on (needs root, for a small tmpfs): one line, exit code
   3, and with more room the same end.
+- worker: `kill -9` of one job of a sweep: the others finish, the sweep names the job and exits 1,
+  and the same line trains it to the same end.
 - crowd: eight processes that want the same run in one store.
 
 Exits 1 where anything else happens.
@@ -239,6 +241,55 @@ def full(attempts: int, chance: random.Random, folder: Path) -> dict[str, Any]:
     return counts
 
 
+def wait_for_records(runs: Path, count: int, process: subprocess.Popen[str]) -> None:
+    """Until the first run to begin has so many records, or the process has ended."""
+    while process.poll() is None:
+        for journal in runs.glob("*/epochs.jsonl"):
+            if journal.read_bytes().count(b"\n") >= count:
+                return
+        time.sleep(0.005)
+
+
+def worker(times: int, folder: Path) -> dict[str, Any]:
+    """One job of a sweep killed; then the sweep again."""
+    counts = {"killed": 0, "wrong": 0}
+    prepare(folder / "whole")
+    start(COMMANDS["sweep"], folder / "whole").communicate()
+    expected = finished(folder / "whole" / "runs")
+    for number in range(times):
+        attempt = folder / f"worker{number}"
+        prepare(attempt)
+        sweep = start(COMMANDS["sweep"], attempt)
+        wait_for_records(attempt / "runs", 1, sweep)
+        victim = _job_of(attempt)
+        os.kill(victim, signal.SIGKILL)
+        output, errors = sweep.communicate()
+        alone = sweep.returncode == 1 and "SIGKILL" in output + errors
+        others = finished(attempt / "runs")
+        again = start(COMMANDS["sweep"], attempt)
+        again.communicate()
+        right = (
+            alone
+            and len(others) == len(expected) - 1
+            and all(expected[name] == run for name, run in others.items())
+            and again.returncode == 0
+            and finished(attempt / "runs") == expected
+        )
+        counts["killed" if right else "wrong"] += 1
+    return counts
+
+
+def _job_of(folder: Path) -> int:
+    """The process of a job whose run has begun."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        words = path.read_bytes().split(b"\0")
+        if b"stability_probe.executors" in words and str(folder).encode() in b" ".join(
+            (*words, os.readlink(path.parent / "cwd").encode())
+        ):
+            return int(path.parent.name)
+    raise AssertionError("no job is at work")
+
+
 def crowd(times: int, folder: Path) -> dict[str, Any]:
     """Eight processes, one run: one works on it, the others say so or find it done."""
     counts = {"processes": 0, "worked_or_found": 0, "told": 0, "wrong": 0}
@@ -264,7 +315,9 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50, help="of each command")
     parser.add_argument("--flips", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", help="a command to kill, or flipped, full, crowd")
+    parser.add_argument(
+        "--only", help="a command to kill, or full, worker, crowd, flipped"
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     chance = random.Random(args.seed)
@@ -274,6 +327,7 @@ def main() -> None:
             for name in COMMANDS
         },
         "full": lambda folder: full(args.kills // 2, chance, folder),
+        "worker": lambda folder: worker(max(1, args.kills // 5), folder),
         "crowd": lambda folder: crowd(max(1, args.kills // 10), folder),
         "flipped": lambda folder: flipped(args.flips, chance, folder),
     }
