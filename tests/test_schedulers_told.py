@@ -169,6 +169,16 @@ def test_deba_rolls_back_above_the_limit_only(
         assert evidence == [(NORM, 0.5, 0.25)]
 
 
+def test_the_default_spike_is_twofold_and_the_eager_ones_threefold() -> None:
+    limits = {**START, "grad_norm_variation": 0.125}
+    for rule, variation in (
+        (Deba(thresholds=limits), 0.26),
+        (Deba(thresholds=limits, **READINGS["eager"]), 0.38),
+    ):
+        assert spike(rule, variation, (1.0, 1.1))[0] == 32.0
+    assert spike(Deba(thresholds=limits, **READINGS["eager"]), 0.37, (1.0, 1.1))[0] > 32.0
+
+
 def test_a_signal_at_its_threshold_is_calm_and_one_that_is_missing_no_spike() -> None:
     rule = Deba(thresholds=START, min_calm_signals=3, rollback="spike")
     assert told(rule, epoch=1, batch_size=16, **START)[0] == 24.0
@@ -275,6 +285,8 @@ def test_a_decision_is_written_into_its_record() -> None:
     assert (record.action, record.next_batch_size, record.cooldown_left) == ("hold", 16, 2)
     assert record.reason.startswith("cooldown, 2 more epochs; 3 of 3 signals calm: ")
     assert len(record.evidence) == 3
+    grown = decided(bounded(Timed(), 0), make_epoch(epoch=1, batch_size=16))
+    assert (grown.action, grown.next_batch_size) == ("increase", 24)
 
 
 class Plain:
@@ -327,6 +339,7 @@ UNKNOWN = "unknown argument of"
 EVERY = "noise_scale needs every >= 1, multiple > 0 and deadband >= 0"
 NORM_TEST = "norm_test needs theta > 0 and every >= 1, a whole number of epochs"
 ADABATCH = "adabatch needs factor > 1 and every >= 1, a whole number of epochs"
+THRESHOLDS = f"deba thresholds need a number for each of {', '.join(START)}"
 FACTORS = "deba needs growth > 1, 0 < shrink < 1, tolerance > 0 and spike > 0"
 
 
@@ -344,7 +357,12 @@ FACTORS = "deba needs growth > 1, 0 < shrink < 1, tolerance > 0 and spike > 0"
         ("deba", {"calibration_epochs": 1}, "deba needs calibration_epochs >= 2, a whole number"),
         ("deba", {"growth": 1}, FACTORS),
         ("deba", {"shrink": 1}, FACTORS),
+        ("deba", {"shrink": 0}, FACTORS),
         ("deba", {"spike": 0}, FACTORS),
+        ("deba", {"threshold_quantile": 2}, "deba needs threshold_quantile from 0 to 1"),
+        ("deba", {"min_calm_signals": 0}, "deba needs min_calm_signals from 1 to 3"),
+        ("deba", {"floor": "none"}, "deba floor is 'none'; use initial or minimum"),
+        ("deba", {"thresholds": {}}, THRESHOLDS),
         ("adabatch", {"every": 0}, ADABATCH),
         ("adabatch", {"every": 1.5}, ADABATCH),
         ("adabatch", {"factor": 1}, ADABATCH),

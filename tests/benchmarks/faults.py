@@ -315,9 +315,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50, help="of each command")
     parser.add_argument("--flips", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--only", help="a command to kill, or full, worker, crowd, flipped"
-    )
+    parser.add_argument("--only", help="a command to kill, or full, worker, crowd, flipped")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     chance = random.Random(args.seed)
