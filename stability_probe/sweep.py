@@ -97,7 +97,8 @@ def _combinations(values: dict[str, Any]) -> Iterator[SweepRun]:
     schedules = values.get("schedules", {"fixed": {"scheduler": "fixed"}})
     for point in itertools.product(*grid.values()):
         chosen = {**values.get("base", {}), **dict(zip(grid, point, strict=True))}
-        for_model = values.get("models", {}).get(chosen.get("model"), {})
+        model = chosen.get("model")  # of which `from_dict` will say when it is no name
+        for_model = values.get("models", {}).get(model, {}) if isinstance(model, str) else {}
         arms = {
             arm: RunConfig.from_dict({**chosen, **for_model, **schedule})
             for arm, schedule in schedules.items()

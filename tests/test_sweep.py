@@ -143,6 +143,7 @@ def test_a_missing_sweep_file_is_named(tmp_path: Path) -> None:
         ('[base]\nmodel = "a"\n[grid]\nseed = 0\n', "seed"),
         ('[base]\nmodel = "a"\nlr = "fast"\n', "lr"),
         (b'[base]\nmodel = "\xff"\n', "TOML"),
+        ('[base]\nmodel = ["a", "b"]\n', "model"),
     ],
 )
 def test_a_bad_sweep_file_is_explained_in_a_line(
