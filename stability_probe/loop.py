@@ -38,7 +38,9 @@ from stability_probe.state import PartialEpoch, TrainState
 
 NOISE_BUDGET = 0.045
 """Share of the samples since its last pass that the noise measurement may see."""
-EVAL_BATCH_SIZE = 256
+EVAL_BATCHES = 4
+"""Evaluation takes as many training batches at once, but 64 to 256 samples: without a backward pass
+nothing is kept for it, so that this needs no more memory than training."""
 
 
 class DivergedError(RunError):
@@ -75,7 +77,7 @@ def train(
         noise = _noise_of_epoch(state, data, config, epoch, measured)
         state.world.agree_on_buffers(state.model)
         begin = time.perf_counter()
-        test_loss, test_accuracy = evaluate(state, data, config.precision)
+        test_loss, test_accuracy = evaluate(state, data, config)
         if not math.isfinite(test_loss):
             raise DivergedError(epoch)
         record = EpochRecord(
@@ -270,7 +272,7 @@ def load_batch(
     return images, data.train_labels[index]
 
 
-def evaluate(state: TrainState, data: Dataset, precision: str) -> tuple[float, float]:
+def evaluate(state: TrainState, data: Dataset, config: RunConfig) -> tuple[float, float]:
     """Mean test loss and the fraction of test samples classified correctly.
 
     Every process takes its share of the samples. A batch that exceeds the memory is halved: in
@@ -279,8 +281,8 @@ def evaluate(state: TrainState, data: Dataset, precision: str) -> tuple[float, f
     state.model.eval()
     total = torch.zeros(2, device=state.device)
     test_images, test_labels = map(state.world.share, (data.test_images, data.test_labels))
-    start, size = 0, EVAL_BATCH_SIZE
-    with torch.inference_mode(), autocast(state.device, precision):
+    start, size = 0, min(256, max(64, EVAL_BATCHES * config.batch_size))
+    with torch.inference_mode(), autocast(state.device, config.precision):
         while start < len(test_labels):
             some = slice(start, start + size)
             sums = _try_evaluate(state, data, test_images[some], test_labels[some])
@@ -329,22 +331,15 @@ def measure_noise_scale(
     order = torch.randperm(
         len(data.train_labels), generator=generator_for(config.stream_seed, draw, "noise")
     )
-    small: list[Tensor] = []
-    mean: list[Tensor] = []
-    with _left_alone(state):
+    state.optimizer.zero_grad(set_to_none=True)
+    with _left_alone(state), gradients.taken(state.model.parameters()) as micro_batches:
         for batch in torch.split(order[: count * size], size):
-            state.optimizer.zero_grad(set_to_none=True)
             images, labels = load_batch(data, batch, state)
             backward(state.model, state, data, images, labels, config.precision)
-            grads = gradients.gradients(state.model.parameters())
-            small.append(gradients.squared_norm(grads))
-            if mean:
-                torch._foreach_add_(mean, grads, alpha=1 / count)
-            else:
-                mean = list(torch._foreach_div(grads, count))
-    big = gradients.squared_norm(mean)
-    norms = torch.stack(small).tolist()
-    return metrics.noise_scale(norms, big.item(), size, time_s=time.perf_counter() - begin)
+            micro_batches.next()
+        norms = torch.stack(micro_batches.squared_norms).tolist()
+        big = micro_batches.mean_squared_norm().item()
+    return metrics.noise_scale(norms, big, size, time_s=time.perf_counter() - begin)
 
 
 @contextmanager

@@ -97,6 +97,27 @@ def test_odd_parameters_against_float64() -> None:
     assert total == pytest.approx(float(flat.sum()), rel=1e-5)
 
 
+def test_gradients_taken_on_the_way_are_those_of_whole_backward_passes() -> None:
+    """Complex, shared, frozen and unused parameters; afterwards nothing is taken any more."""
+    generator = torch.Generator().manual_seed(2)
+    parts = [torch.randn(6, 4, generator=generator) for _ in range(3)]
+    whole = [gradients.gradients(odd_gradient(x).parameters()) for x in parts]
+    model = odd_gradient(parts[0])
+    model.zero_grad()
+    with gradients.taken(model.parameters()) as micro_batches:
+        for x in parts:
+            model(x).square().mean().backward()
+            assert all(p.grad is None for p in model.parameters())
+            micro_batches.next()
+    expected = [float(gradients.squared_norm(grads)) for grads in whole]
+    assert [float(n) for n in micro_batches.squared_norms] == pytest.approx(expected)
+    mean = [torch.stack(same).mean(dim=0) for same in zip(*whole, strict=True)]
+    big = micro_batches.mean_squared_norm().item()
+    assert big == pytest.approx(float(gradients.squared_norm(mean)))
+    model(parts[0]).square().mean().backward()
+    assert len(gradients.gradients(model.parameters())) == len(whole[0])
+
+
 @given(st.permutations(range(6)), st.permutations(range(6)), st.floats(1e-3, 1e3))
 def test_order_changes_nothing_and_scale_what_it_must(
     samples: list[int], order: list[int], scale: float

@@ -126,7 +126,7 @@ def test_evaluation_is_the_plain_mean_and_changes_nothing() -> None:
     dataset = blobs(num_test=300)
     state = make_state(CONFIG, dataset)
     before = {k: v.clone() for k, v in state.model.state_dict().items()}
-    loss, accuracy = evaluate(state, dataset, "float32")
+    loss, accuracy = evaluate(state, dataset, CONFIG)
     state.model.eval()
     with torch.no_grad():
         logits = state.model(normalize(dataset.test_images, dataset))
@@ -139,8 +139,9 @@ def test_evaluation_is_the_plain_mean_and_changes_nothing() -> None:
 @pytest.mark.parametrize("limit", [256, 100, 3, 1])
 def test_evaluation_that_exceeds_the_memory_is_done_in_parts(limit: int) -> None:
     dataset = blobs(num_test=301)
-    state = make_state(CONFIG, dataset)
-    whole = evaluate(state, dataset, "float32")
+    config = dataclasses.replace(CONFIG, batch_size=64)
+    state = make_state(config, dataset)
+    whole = evaluate(state, dataset, config)
     failures = 0
 
     def fits(_: nn.Module, inputs: tuple[torch.Tensor]) -> None:
@@ -150,9 +151,21 @@ def test_evaluation_that_exceeds_the_memory_is_done_in_parts(limit: int) -> None
             raise torch.OutOfMemoryError("no memory for so many samples")
 
     with state.model.register_forward_pre_hook(fits):
-        parts = evaluate(state, dataset, "float32")
+        parts = evaluate(state, dataset, config)
     assert parts == pytest.approx(whole, rel=1e-5)
     assert failures == max(0, math.ceil(math.log2(256 / limit)))
+
+
+@pytest.mark.parametrize(("batch_size", "at_once"), [(2, 64), (16, 64), (32, 128), (128, 256)])
+def test_evaluation_takes_four_training_batches_at_once(batch_size: int, at_once: int) -> None:
+    dataset = blobs(num_test=301)
+    config = dataclasses.replace(CONFIG, batch_size=batch_size)
+    state = make_state(config, dataset)
+    seen: list[int] = []
+    with state.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0]))):
+        evaluate(state, dataset, config)
+    assert max(seen) == at_once
+    assert sum(seen) == 301
 
 
 def test_evaluation_without_memory_for_a_sample_is_an_error() -> None:
@@ -163,7 +176,7 @@ def test_evaluation_without_memory_for_a_sample_is_an_error() -> None:
         raise torch.OutOfMemoryError("no memory")
 
     with state.model.register_forward_pre_hook(fails), pytest.raises(torch.OutOfMemoryError):
-        evaluate(state, dataset, "float32")
+        evaluate(state, dataset, CONFIG)
 
 
 def test_it_learns() -> None:
