@@ -156,7 +156,7 @@ def test_evaluation_that_exceeds_the_memory_is_done_in_parts(limit: int) -> None
     assert failures == max(0, math.ceil(math.log2(256 / limit)))
 
 
-@pytest.mark.parametrize(("batch_size", "at_once"), [(2, 64), (16, 64), (32, 128), (128, 256)])
+@pytest.mark.parametrize(("batch_size", "at_once"), [(2, 64), (16, 64), (32, 128), (97, 256)])
 def test_evaluation_takes_four_training_batches_at_once(batch_size: int, at_once: int) -> None:
     dataset = blobs(num_test=301)
     config = dataclasses.replace(CONFIG, batch_size=batch_size)

@@ -340,6 +340,7 @@ EVERY = "noise_scale needs every >= 1, multiple > 0 and deadband >= 0"
 NORM_TEST = "norm_test needs theta > 0 and every >= 1, a whole number of epochs"
 ADABATCH = "adabatch needs factor > 1 and every >= 1, a whole number of epochs"
 THRESHOLDS = f"deba thresholds need a number for each of {', '.join(START)}"
+NO_NUMBER = "TypeError: '>' not supported between instances of 'str' and 'int'"
 FACTORS = "deba needs growth > 1, 0 < shrink < 1, tolerance > 0 and spike > 0"
 
 
@@ -359,6 +360,8 @@ FACTORS = "deba needs growth > 1, 0 < shrink < 1, tolerance > 0 and spike > 0"
         ("deba", {"shrink": 1}, FACTORS),
         ("deba", {"shrink": 0}, FACTORS),
         ("deba", {"spike": 0}, FACTORS),
+        ("deba", {"tolerance": 0}, FACTORS),
+        ("deba", {"growth": "x"}, f"arguments of deba: {NO_NUMBER}"),
         ("deba", {"threshold_quantile": 2}, "deba needs threshold_quantile from 0 to 1"),
         ("deba", {"min_calm_signals": 0}, "deba needs min_calm_signals from 1 to 3"),
         ("deba", {"floor": "none"}, "deba floor is 'none'; use initial or minimum"),
@@ -392,6 +395,7 @@ def test_a_bad_request_ends_in_this_line(name: str, args: dict[str, Any], line: 
         ("norm_test", {"every": 1}),
         ("adabatch", {"every": 1, "factor": 1.01}),
         ("deba", {"threshold_quantile": 0}),
+        ("deba", {"threshold_quantile": 1}),
         ("deba", {"calibration_epochs": 2, "window": 1}),
     ],
 )

@@ -100,7 +100,7 @@ def _make_rule(name: str, arguments: dict[str, Any]) -> Rule:
     if name not in SCHEDULERS:
         raise UsageError(_unknown("scheduler", name, list(SCHEDULERS)))
     make = SCHEDULERS[name]
-    allowed = [p for p in inspect.signature(make).parameters if p not in ("args", "kwargs")]
+    allowed = list(inspect.signature(make).parameters)
     for argument in arguments:
         if argument not in allowed:
             more = ["cooldown", *(["reading"] if name == "deba" else [])]
