@@ -90,7 +90,7 @@ def test_a_linear_schedule_is_fitted_exactly() -> None:
     assert abs(len(simulated(ramp)) - (63 + 42 + 32 + 75)) <= 4
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.integers(0, 6), min_size=2, max_size=12).filter(lambda steps: any(steps[1:])),
     st.integers(500, 2000),

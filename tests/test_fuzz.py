@@ -20,7 +20,6 @@ SEEDS = st.integers(0, 2**32)
 def cases(number: int) -> settings:
     # The same ones every time: what is found here is of this change, not of chance.
     return settings(
-        deadline=None,
         max_examples=number,
         derandomize=True,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -93,7 +93,7 @@ _BY_TYPE[NoiseScaleRecord | None] = st.none() | any_record(NoiseScaleRecord)
 _BY_TYPE[tuple[Evidence, ...]] = st.lists(any_record(Evidence), max_size=2).map(tuple)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(any_record(EpochRecord), max_size=3))
 def test_any_epoch_records_come_back_from_disk(records: list[EpochRecord]) -> None:
     with tempfile.TemporaryDirectory() as root, Store(Path(root)).open(CONFIG) as directory:
