@@ -1,7 +1,7 @@
-"""Every block of the documents: commands are understood, tables are of what was stored.
+"""Every block of the documents: commands are understood and run, tables are of what was stored.
 
 The tutorial's and the integrations' blocks are run as they stand, by their own tests; what
-measures for hours is held against its stored result here.
+measures for hours is run in small, and held against its stored result, here.
 """
 
 from __future__ import annotations
@@ -15,16 +15,20 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import click
 import pytest
+from click.testing import CliRunner
 from rich.console import Console, RenderableType
 
 import cli
 from predictor.evaluate import Evaluation
 from predictor.scores_summary import evaluation_tables
+from stability_probe import executors
+from stability_probe.config import RunConfig
 from stability_probe.store import read_json, read_study
 from stability_probe.study_summary import study_table
 from tests.test_docs import DOCUMENTS, ROOT, blocks
@@ -153,3 +157,63 @@ def test_the_readings_are_those_that_were_stored() -> None:
             f"{r['rehearsed_increases']} / {r['rehearsed_rollbacks']}",
         ]
         assert f"| {' | '.join(row)} |" in text
+
+
+# --- commands that measure, on a net and data of no size ---------------------------------------
+
+SMALL = {
+    "--data": "tests.tiny:blobs",
+    "--epochs": "6",
+    "--window": "2",
+    "--max-batch-size": "32",
+    "--seeds": "0,1",
+    "--threads": "1",
+    "--limit": None,
+    "--img-size": None,
+    "-b": None,
+}
+"""What is given in place of an option's value; None drops the option."""
+MEASURING = ("characterize", "run", "compare", "ablate")
+
+
+def in_small(command: str) -> list[str]:
+    """The words of a command that measures, its model and amounts exchanged."""
+    name, _, *rest = shlex.split(command)[1:]
+    words = [name, "tests.tiny:net"]
+    given = dict(SMALL)
+    while rest:
+        word = rest.pop(0)
+        value = [] if word == "--compile" else [rest.pop(0)]
+        if word not in SMALL:
+            words += [word, *value]
+    if name == "run":
+        del given["--seeds"]
+    return words + [w for option, v in given.items() if v is not None for w in (option, v)]
+
+
+class Here:
+    """Runs of a study in this process, one after the other."""
+
+    def submit(self, config: RunConfig, root: Path) -> Future[str | None]:
+        future: Future[str | None] = Future()
+        executors.run_one(config, root)
+        future.set_result(None)
+        return future
+
+    def close(self) -> None: ...
+
+    def terminate(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("document", "command"),
+    [(d, c) for d, c in PROBE if c.split()[1] in MEASURING and d != "tutorial"],
+)
+def test_a_command_that_measures_runs_in_small(
+    document: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(executors, "LocalProcesses", lambda jobs: Here())
+    done = CliRunner().invoke(cli.probe, [*in_small(command), "--quiet"])
+    assert done.exit_code == 0, done.output
+    assert "tiny" in done.stdout
