@@ -25,6 +25,7 @@ from click.testing import CliRunner
 from rich.console import Console, RenderableType
 
 import cli
+from predictor.corpus import load_corpus
 from predictor.evaluate import Evaluation
 from predictor.scores_summary import evaluation_tables
 from stability_probe import executors
@@ -217,3 +218,39 @@ def test_a_command_that_measures_runs_in_small(
     done = CliRunner().invoke(cli.probe, [*in_small(command), "--quiet"])
     assert done.exit_code == 0, done.output
     assert "tiny" in done.stdout
+
+
+TINY_SWEEP = """
+[base]
+model = "tests.tiny:net"
+data = "tests.tiny:blobs"
+device = "cpu"
+threads = 1
+epochs = 6
+window_epochs = 2
+max_batch_size = 32
+[grid]
+seed = [0, 1]
+[schedules]
+fixed = {scheduler = "fixed"}
+deba = {scheduler = "deba", scheduler_args = {reading = "mild"}}
+"""
+
+
+def test_sweeps_and_the_corpus_of_one_run_in_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of README, with another file in the place of those that are shipped."""
+    lines = [c for _, c in PROBE if c.split()[1] == "sweep"]
+    lines += [c for _, c in PROBE if c.split()[1:3] == ["corpus", "build"]]
+    assert len(lines) >= 3
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(executors, "LocalProcesses", lambda jobs: Here())
+    for line in lines:
+        for file in re.findall(r"\S+\.toml", line):
+            Path(file).parent.mkdir(parents=True, exist_ok=True)
+            Path(file).write_text(TINY_SWEEP)
+        done = CliRunner().invoke(cli.probe, [*shlex.split(line)[1:], "--quiet"])
+        assert done.exit_code == 0, done.output
+    rows = load_corpus(Path("data/corpus.csv"))
+    assert [(r.model, r.seed) for r in rows] == [("tests.tiny:net", 0), ("tests.tiny:net", 1)]
