@@ -28,7 +28,7 @@ import cli
 from predictor.corpus import load_corpus
 from predictor.evaluate import Evaluation
 from predictor.scores_summary import evaluation_tables
-from stability_probe import executors
+from stability_probe import executors, study
 from stability_probe.config import RunConfig
 from stability_probe.store import read_json, read_study
 from stability_probe.study_summary import study_table
@@ -214,7 +214,8 @@ def test_a_command_that_measures_runs_in_small(
     document: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(executors, "LocalProcesses", lambda jobs: Here())
+    for module in (executors, study):
+        monkeypatch.setattr(module, "LocalProcesses", lambda jobs: Here())
     done = CliRunner().invoke(cli.probe, [*in_small(command), "--quiet"])
     assert done.exit_code == 0, done.output
     assert "tiny" in done.stdout
@@ -245,7 +246,8 @@ def test_sweeps_and_the_corpus_of_one_run_in_small(
     lines += [c for _, c in PROBE if c.split()[1:3] == ["corpus", "build"]]
     assert len(lines) >= 3
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(executors, "LocalProcesses", lambda jobs: Here())
+    for module in (executors, study):
+        monkeypatch.setattr(module, "LocalProcesses", lambda jobs: Here())
     for line in lines:
         for file in re.findall(r"\S+\.toml", line):
             Path(file).parent.mkdir(parents=True, exist_ok=True)
