@@ -96,10 +96,10 @@ def largest_that_fits(device: torch.device, peak: int | None, done: int, size: i
     the process, so that a step must not even be tried. `peak` bytes were used with `done` samples
     at once: scaled by the batch, an upper bound, the growth must fit into what is available.
     """
-    available = available_memory()
-    if device.type != "cpu" or peak is None or available is None or size <= done:
+    if device.type != "cpu" or peak is None or size <= done:
         return size
-    return min(size, int(done * (1 + available / peak)))
+    available = available_memory()
+    return size if available is None else min(size, int(done * (1 + available / peak)))
 
 
 @contextmanager

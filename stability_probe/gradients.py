@@ -14,6 +14,11 @@ mean within about 2 % (its standard error is in the record) and cost up to 0.5 %
 CIFAR; see tests/benchmarks/signals.py."""
 
 
+_NARROW = (torch.float16, torch.bfloat16)
+"""Norms and sums of these are float32: in float16 they would overflow at 65504, in bfloat16 be right
+to 1 in 256."""
+
+
 def gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
     """The gradients that exist; frozen and unused parameters have none.
 
@@ -30,8 +35,7 @@ def squared_norm(grads: list[Tensor]) -> Tensor:
 
 def _norms(grads: list[Tensor]) -> Sequence[Tensor]:
     """Of each tensor, without a sync."""
-    # In float16 a norm would overflow at 65504, in bfloat16 be right to 1 in 256.
-    narrow = any(g.dtype in (torch.float16, torch.bfloat16) for g in grads)
+    narrow = any(g.dtype in _NARROW for g in grads)
     return torch._foreach_norm(grads, 2, dtype=torch.float32 if narrow else None)
 
 
@@ -79,7 +83,7 @@ class MicroBatches:
         if parameter in self._sum:
             self._sum[parameter] += grad
         else:
-            self._sum[parameter] = grad
+            self._sum[parameter] = grad.float() if grad.dtype in _NARROW else grad
 
 
 @contextmanager

@@ -40,7 +40,7 @@ NOISE_BUDGET = 0.045
 """Share of the samples since its last pass that the noise measurement may see."""
 EVAL_BATCHES = 4
 """Evaluation takes as many training batches at once, but 64 to 256 samples: without a backward pass
-nothing is kept for it, so that this needs no more memory than training."""
+nothing is kept for it, so that this needs hardly more memory than training."""
 
 
 class DivergedError(RunError):

@@ -206,6 +206,13 @@ class Here:
     def terminate(self) -> None: ...
 
 
+@pytest.fixture
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (executors, study):
+        monkeypatch.setattr(module, "LocalProcesses", lambda jobs: Here())
+
+
+@pytest.mark.usefixtures("_in_this_process")
 @pytest.mark.parametrize(
     ("document", "command"),
     [(d, c) for d, c in PROBE if c.split()[1] in MEASURING and d != "tutorial"],
@@ -214,8 +221,6 @@ def test_a_command_that_measures_runs_in_small(
     document: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for module in (executors, study):
-        monkeypatch.setattr(module, "LocalProcesses", lambda jobs: Here())
     done = CliRunner().invoke(cli.probe, [*in_small(command), "--quiet"])
     assert done.exit_code == 0, done.output
     assert "tiny" in done.stdout
@@ -238,6 +243,7 @@ deba = {scheduler = "deba", scheduler_args = {reading = "mild"}}
 """
 
 
+@pytest.mark.usefixtures("_in_this_process")
 def test_sweeps_and_the_corpus_of_one_run_in_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,8 +252,6 @@ def test_sweeps_and_the_corpus_of_one_run_in_small(
     lines += [c for _, c in PROBE if c.split()[1:3] == ["corpus", "build"]]
     assert len(lines) >= 3
     monkeypatch.chdir(tmp_path)
-    for module in (executors, study):
-        monkeypatch.setattr(module, "LocalProcesses", lambda jobs: Here())
     for line in lines:
         for file in re.findall(r"\S+\.toml", line):
             Path(file).parent.mkdir(parents=True, exist_ok=True)

@@ -118,6 +118,19 @@ def test_gradients_taken_on_the_way_are_those_of_whole_backward_passes() -> None
     assert len(gradients.gradients(model.parameters())) == len(whole[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_narrow_gradients_are_added_up_in_float32(dtype: torch.dtype) -> None:
+    """In float16 the sum of these would be infinite, in bfloat16 miss the small ones."""
+    weight = nn.Parameter(torch.zeros(2, dtype=dtype))
+    parts = [torch.tensor(p, dtype=dtype) for p in ([60000.0, 1.0], [60000.0, 256.0], [0.0, 1.0])]
+    with gradients.taken([weight]) as micro_batches:
+        for part in parts:
+            (weight * part).sum().backward()
+            micro_batches.next()
+    expected = float((torch.stack(parts).double().mean(dim=0) ** 2).sum())
+    assert micro_batches.mean_squared_norm().item() == pytest.approx(expected, rel=1e-6)
+
+
 @given(st.permutations(range(6)), st.permutations(range(6)), st.floats(1e-3, 1e3))
 def test_order_changes_nothing_and_scale_what_it_must(
     samples: list[int], order: list[int], scale: float
