@@ -15,8 +15,8 @@ CIFAR; see tests/benchmarks/signals.py."""
 
 
 _NARROW = (torch.float16, torch.bfloat16)
-"""Norms and sums of these are float32: in float16 they would overflow at 65504, in bfloat16 be right
-to 1 in 256."""
+"""Norms and sums of these are float32: in float16 they would overflow at 65504, in bfloat16 be
+right to 1 in 256."""
 
 
 def gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
