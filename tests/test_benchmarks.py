@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import gpu
+from tests.benchmarks import advisories, gpu, watched
 from tests.benchmarks.interleaved import ratio, take_turns
 
 ROOT = Path(__file__).parents[1]
@@ -58,3 +58,48 @@ def test_arms_take_turns_and_ratios_are_of_the_same_round() -> None:
     assert order == ["a", "b", "a", "b", "b", "a", "a", "b"]
     assert taken == {"a": [1.0, 20.0, 3.0], "b": [2.0, 10.0, 6.0]}
     assert ratio(taken["a"], taken["b"]).median == 0.5
+
+
+GROWS = """
+import subprocess, sys, time
+job = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(9)"])
+kept = []
+for _ in range(20):
+    kept.append((open("/dev/null"), b"x" * 2**22))
+    time.sleep(0.1)
+job.kill()
+sys.exit(3)
+"""
+
+
+@pytest.mark.skipif(not watched.PROC.exists(), reason="reads /proc")
+def test_what_grows_is_seen_in_a_command_that_is_watched(tmp_path: Path) -> None:
+    (tmp_path / "a-run").mkdir()
+    (tmp_path / "a-run" / "result.json").write_bytes(b"x" * 2**20)
+    samples = watched.watch([sys.executable, "-c", GROWS], tmp_path, every_s=0.1)
+    found = watched.summary(samples)
+    assert found["exit_code"] == 3
+    assert found["open_files"][1] >= found["open_files"][0] + 5
+    assert found["resident_mib"][1] >= found["resident_mib"][0] + 20
+    assert found["mib_an_hour"] > 1000
+    assert found["jobs"] == [1, 1]
+    assert found["finished"] == [1, 1]
+    assert found["mib_a_finished_run"] == [1, 1]
+
+
+def test_an_index_without_advisories_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(version: str, *advisories: str) -> dict[str, object]:
+        return {"info": {"version": version}, "vulnerabilities": [{"id": a} for a in advisories]}
+
+    pages = {"pycrypto": told("2.6.1", "PYSEC-1"), "new": told("2.0"), "bad": told("3", "GHSA-1")}
+    monkeypatch.setattr(advisories, "page", pages.get)
+    found = advisories.audit([("new", "2.0+cpu"), ("bad", "1.0"), ("mine", "0.1")])
+    assert found == {
+        "newest": ["new 2.0+cpu"],
+        "older": ["bad 1.0"],
+        "unknown": ["mine"],
+        "vulnerable": {"bad 3": ["GHSA-1"]},
+    }
+    pages["pycrypto"] = told("2.6.1")
+    with pytest.raises(OSError, match="tells no advisories"):
+        advisories.audit([("new", "2.0")])

@@ -8,6 +8,8 @@
 - flipped: one bit of any stored file; the command must tell, or answer as if nothing had happened.
 - full: a disk that is full from some write on (needs root, for a small tmpfs): one line, exit code
   3, and with more room the same end.
+- readonly: a store that turns read-only in the middle of a run (needs root, for a mount): one line,
+  exit code 3, and with the permission back the same end.
 - worker: `kill -9` of one job of a sweep: the others finish, the sweep names the job and exits 1,
   and the same line trains it to the same end.
 - crowd: eight processes that want the same run in one store.
@@ -241,6 +243,45 @@ def full(attempts: int, chance: random.Random, folder: Path) -> dict[str, Any]:
     return counts
 
 
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Nothing can be written under `folder`. Raises `CalledProcessError` without the right to."""
+    # Made read-only at another place first: a folder at work is busy.
+    view = folder.with_name(f"{folder.name}-read-only")
+    view.mkdir()
+    subprocess.run(["mount", "--bind", str(folder), str(view)], check=True, capture_output=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(view)], check=True)
+    subprocess.run(["mount", "--bind", str(view), str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder), str(view)], check=True)
+
+
+def readonly(attempts: int, chance: random.Random, folder: Path) -> dict[str, Any]:
+    """A store that nobody may write to any more from some epoch on, and then may again."""
+    counts = {"read_only": 0, "enough": 0, "wrong": 0}
+    prepare(folder / "whole")
+    start(COMMANDS["run"], folder / "whole").communicate()
+    expected = finished(folder / "whole" / "runs")
+    for number in range(attempts):
+        attempt = folder / f"readonly{number}"
+        prepare(attempt)
+        process = start(COMMANDS["run"], attempt)
+        wait_for_records(attempt / "runs", chance.randrange(1, 110), process)
+        with read_only(attempt / "runs"):
+            _, errors = process.communicate()
+        if process.returncode == 0:
+            counts["enough"] += 1
+            continue
+        told = process.returncode == 3 and "is read-only" in errors and errors.count("\n") == 1
+        again = start(COMMANDS["run"], attempt)
+        again.communicate()
+        same = again.returncode == 0 and finished(attempt / "runs") == expected
+        counts["read_only" if told and same else "wrong"] += 1
+    return counts
+
+
 def wait_for_records(runs: Path, count: int, process: subprocess.Popen[str]) -> None:
     """Until the first run to begin has so many records, or the process has ended."""
     while process.poll() is None:
@@ -315,7 +356,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50, help="of each command")
     parser.add_argument("--flips", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", help="a command to kill, or full, worker, crowd, flipped")
+    parser.add_argument("--only", help="a command to kill, or one of the faults above")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     chance = random.Random(args.seed)
@@ -325,6 +366,7 @@ def main() -> None:
             for name in COMMANDS
         },
         "full": lambda folder: full(args.kills // 2, chance, folder),
+        "readonly": lambda folder: readonly(args.kills // 2, chance, folder),
         "worker": lambda folder: worker(max(1, args.kills // 5), folder),
         "crowd": lambda folder: crowd(max(1, args.kills // 10), folder),
         "flipped": lambda folder: flipped(args.flips, chance, folder),

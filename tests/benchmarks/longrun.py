@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import tempfile
 import threading
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from stability_probe.config import RunConfig
 from stability_probe.run import run
 from stability_probe.store import Store
+from tests.benchmarks.watched import state_of_process
 
 CONFIG: dict[str, Any] = {
     "model": "tests.tiny:net",
@@ -36,18 +36,6 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def state_of_process() -> dict[str, float]:
-    """Resident MiB, open files, Python's threads and the system's."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    fields = dict(line.split(":", 1) for line in status)
-    return {
-        "resident_mib": int(fields["VmRSS"].split()[0]) / 1024,
-        "open_files": len(os.listdir("/proc/self/fd")),
-        "threads": threading.active_count(),
-        "system_threads": int(fields["Threads"]),
-    }
-
-
 def many_runs(number: int, root: Path) -> list[dict[str, float]]:
     """The state after every tenth of a tenth of the runs."""
     states = []
@@ -58,7 +46,15 @@ def many_runs(number: int, root: Path) -> list[dict[str, float]]:
         if (seed + 1) % every == 0:
             gc.collect()
             size = sum(p.stat().st_size for p in (root / result.run_id).iterdir())
-            states.append({"runs": seed + 1, **state_of_process(), "bytes_of_a_run": size})
+            threads = threading.active_count()
+            states.append(
+                {
+                    "runs": seed + 1,
+                    **state_of_process(),
+                    "threads": threads,
+                    "bytes_of_a_run": size,
+                }
+            )
     return states
 
 
