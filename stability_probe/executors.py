@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from stability_probe.config import RunConfig
-from stability_probe.errors import ProbeError
+from stability_probe.exits import BUG, explain
 from stability_probe.interrupt import Interrupted
 
 
@@ -88,7 +88,10 @@ def _reason(code: int, log: Path) -> str:
     if code < 0:
         return f"ended by {signal.Signals(-code).name}"
     lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("probe: ") if lines else f"exit code {code}"
+    if lines:
+        return lines[-1].removeprefix("probe: ")
+    # A log that cannot be written stays empty, as on a full disk.
+    return f"exit code {code}, and not a word in {log}; is the disk full?"
 
 
 def run_one(config: RunConfig, root: Path) -> None:
@@ -113,9 +116,12 @@ def _main(config: str, root: str) -> None:
         run_one(RunConfig.from_dict(json.loads(config)), Path(root))
     except Interrupted as interrupted:
         sys.exit(interrupted.exit_code)
-    except ProbeError as error:
-        print(f"probe: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    except Exception as error:
+        reason, code = explain(error)
+        if code == BUG:
+            raise  # its traceback belongs into the log
+        print(f"probe: {reason}", file=sys.stderr)
+        sys.exit(code)
 
 
 if __name__ == "__main__":

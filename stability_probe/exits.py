@@ -29,7 +29,8 @@ Every flag is also read from PROBE_<FLAG>, such as PROBE_BATCH_SIZE, and from a 
 with -C, such as batch-size = 32. A flag wins over the environment, that over the file.
 """
 
-
+BUG = 70
+"""Exit code of an error that nobody foresaw."""
 _FOR_SEVERAL = ("run",)
 """Commands that torchrun may start in several processes."""
 
@@ -116,7 +117,7 @@ def _source(error: click.UsageError) -> str:
     return ""
 
 
-def explain(error: Exception) -> tuple[str, int]:
+def explain(error: BaseException) -> tuple[str, int]:
     """An error in words, and the exit code of its class."""
     if isinstance(error, ProbeError):
         return str(error), error.exit_code
@@ -128,7 +129,7 @@ def explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError) and error.errno:
         return _explain_os_error(error), 3
     kind = type(error).__name__
-    return f"internal error: {kind}: {error}; please report it, with the output of -v", 70
+    return f"internal error: {kind}: {error}; please report it, with the output of -v", BUG
 
 
 def _explain_os_error(error: OSError) -> str:

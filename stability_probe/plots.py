@@ -366,7 +366,8 @@ def write_figure(
 ) -> list[Path]:
     """Panels as `<name>.<fmt>` in folder `out`, all of the file or nothing.
 
-    Raises `UsageError` for an unknown format, `RunError` for a disk that does not take it.
+    Raises `UsageError` for an unknown format, `RunError` for a folder that cannot be made,
+    `OSError` for a disk that does not take it.
     """
     if fmt not in FORMATS:
         raise UsageError(f"unknown plot format {fmt!r}; use one of {', '.join(FORMATS)}")
@@ -377,9 +378,9 @@ def write_figure(
     path = out / ("".join(c if c.isalnum() or c in "._-" else "-" for c in name) + f".{fmt}")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, content.getvalue())
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}") from error
+    write_bytes(path, content.getvalue())
     return [path]
 
 

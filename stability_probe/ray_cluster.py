@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from stability_probe.config import RunConfig
-from stability_probe.errors import MissingError, ProbeError
+from stability_probe.errors import MissingError
 from stability_probe.executors import run_one
+from stability_probe.exits import BUG, explain
 from stability_probe.store import write_bytes
 
 _FILES = ("config.json", "epochs.jsonl", "result.json", "summary.json")
@@ -91,7 +92,8 @@ def _settle(done: Future[dict[str, bytes]], future: Future[str | None], path: Pa
                 write_bytes(path / name, content)
     except BaseException as error:
         cause = getattr(error, "cause", None) or error
-        told = str(cause) if isinstance(cause, ProbeError) else f"{type(cause).__name__}: {cause}"
+        reason, code = explain(cause)
+        told = f"{type(cause).__name__}: {cause}" if code == BUG else reason
         future.set_result(told.strip().splitlines()[-1])
     else:
         future.set_result(None)

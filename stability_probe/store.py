@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from stability_probe.config import RunConfig
 from stability_probe.errors import MissingError, RunError, UsageError
@@ -66,10 +66,10 @@ class RunDirectory:
 
     def append(self, record: EpochRecord) -> None:
         """Add one epoch; on the disk when this returns."""
-        with (self.path / "epochs.jsonl").open("a") as file:
-            file.write(seal(to_plain(record)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        line = seal(to_plain(record)) + "\n"
+        path = self.path / "epochs.jsonl"
+        with _naming(path), path.open("ab") as file:
+            _to_disk(file, line.encode())
 
     def result(self) -> RunResult | None:
         """The result of a finished run."""
@@ -158,13 +158,27 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write all of a file or nothing: temporary name, sync, rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        with _naming(path), temporary.open("wb") as file:
+            _to_disk(file, content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _to_disk(file: IO[bytes], content: bytes) -> None:
+    file.write(content)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An error while writing names no file, or a temporary one: name the one that was meant."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -420,7 +420,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: Any) -> 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(RunError, match="No space left"):
+    with pytest.raises(OSError, match="No space left"):
         plots.write_run_plots(make_result(make_epochs(3)), tmp_path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

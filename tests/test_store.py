@@ -262,8 +262,9 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as told:
         write_bytes(file, b"new")
+    assert told.value.filename == str(file)
     assert [p.name for p in tmp_path.iterdir()] == ([] if old is None else [file.name])
     assert old is None or file.read_bytes() == old
 

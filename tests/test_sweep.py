@@ -182,9 +182,18 @@ def make(num_classes, in_chans):
         meet(Path(os.environ["SWEEP_MEETS"]), seed)
     if str(seed) == os.environ.get("SWEEP_FAILS"):
         os._exit(9)
+    if str(seed) == os.environ.get("SWEEP_RAISES"):
+        return nn.Sequential(Raises(), nn.Linear(64 * in_chans, num_classes))
     return nn.Sequential(
         nn.Conv2d(in_chans, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, num_classes)
     )
+
+
+class Raises(nn.Flatten):
+    def forward(self, images):
+        if self.training and torch.is_grad_enabled():
+            raise ArithmeticError("in the middle of a step")
+        return super().forward(images)
 
 
 def meet(folder, seed):
@@ -254,7 +263,7 @@ def test_processes_fail_alone_and_finished_runs_are_not_repeated(
         patch.setenv("SWEEP_FAILS", "1")
         progress = Steps()
         failed = run_sweep(alone(configs), root, LocalProcesses(2), progress)
-    assert failed == {names[1]: "exit code 9"}
+    assert failed[names[1]].startswith("exit code 9")
     assert sorted(progress.steps) == sorted(
         [f"{names[0]} done", f"{names[1]} failed: {failed[names[1]]}", f"{names[2]} done"]
     )
@@ -327,7 +336,29 @@ def test_a_failure_is_told_by_its_last_line_or_its_signal(root: Path) -> None:
     log = root / "logs" / "x.txt"
     log.write_text("")
     assert executors._reason(-9, log) == "ended by SIGKILL"
-    assert executors._reason(3, log) == "exit code 3"
+    assert executors._reason(3, log) == f"exit code 3, and not a word in {log}; is the disk full?"
+
+
+def test_what_the_system_refuses_is_told_as_by_any_command(root: Path) -> None:
+    config = make_config(0, channels_last="off")
+    root.mkdir()
+    (root / config.run_id()).write_text("a file where the folder of the run belongs")
+    failed = run_all([config], root, LocalProcesses(1))
+    told = f"cannot read or write {root / config.run_id()}: File exists"
+    assert failed == {config.run_id(): told}
+    log = root / "logs" / f"{config.run_id()}.txt"
+    assert log.read_text().startswith("probe: cannot read or write")
+
+
+def test_an_error_that_nobody_foresaw_leaves_its_traceback_in_the_log(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(1, channels_last="off")
+    monkeypatch.setenv("SWEEP_RAISES", "1")
+    failed = run_all([config], root, LocalProcesses(1))
+    assert failed == {config.run_id(): "ArithmeticError: in the middle of a step"}
+    log = root / "logs" / f"{config.run_id()}.txt"
+    assert log.read_text().startswith("Traceback")
 
 
 def test_a_dry_run_counts_and_estimates_and_trains_nothing(root: Path) -> None:

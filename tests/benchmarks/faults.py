@@ -8,6 +8,7 @@
 - flipped: one bit of any stored file; the command must tell, or answer as if nothing had happened.
 - full: a disk that is full from some write on (needs root, for a small tmpfs): one line, exit code
   3, and with more room the same end.
+- written: the same for each file that another command writes, over an older one that stays.
 - readonly: a store that turns read-only in the middle of a run (needs root, for a mount): one line,
   exit code 3, and with the permission back the same end.
 - worker: `kill -9` of one job of a sweep: the others finish, the sweep names the job and exits 1,
@@ -31,7 +32,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,27 @@ COMMANDS = {
 }
 
 
+WRITERS = {
+    "plot": ["plot", "{run}", "--runs", "runs", "-o", "small"],
+    "report": ["report", "{run}", "--runs", "runs", "-o", "small/report.html"],
+    "export": ["export", "{run}", "--runs", "runs", "-o", "small/schedule.json"],
+    "rows": ["corpus", "build", "sweep.toml", "--runs", "runs", "-o", "small/rows.csv"],
+    "own rows": ["corpus", "add", "{run}", "--runs", "runs"],  # in the user's folder
+    "fit": ["fit", "--quiet", "-o", "small/fitted.json"],
+}
+"""Commands that write a file outside the store; {run} is a run of a schedule."""
+
+
 def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
+    """A command that trains into the folder's store."""
+    return begin([*arguments, "-o", "runs", "--quiet"], folder, home=folder / "home")
+
+
+def begin(arguments: list[str], folder: Path, home: Path) -> subprocess.Popen[str]:
     """A command in a session of its own, so that all its processes can be killed at once."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PROBE_HOME": str(folder / "home")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PROBE_HOME": str(home)}
     return subprocess.Popen(
-        [sys.executable, "-m", "cli", *arguments, "-o", "runs", "--quiet"],
+        [sys.executable, "-m", "cli", *arguments],
         cwd=folder,
         env={**environment, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -217,30 +234,79 @@ def small_disk(folder: Path, kib: int) -> Iterator[None]:
 
 
 def full(attempts: int, chance: random.Random, folder: Path) -> dict[str, Any]:
-    """A disk too small for all that a run stores, and then large enough."""
+    """A disk too small for all that a command stores, and then large enough."""
     counts = {"full": 0, "enough": 0, "wrong": 0}
-    prepare(folder / "whole")
-    command = ["run", *TINY, "--epochs", "30", "--scheduler", "deba"]
-    start(command, folder / "whole").communicate()
-    expected = finished(folder / "whole" / "runs")
-    for number in range(attempts):
-        attempt = folder / f"full{number}"
-        prepare(attempt)
-        with small_disk(attempt / "runs", chance.randrange(4, 110)):
-            process = start(command, attempt)
-            _, errors = process.communicate()
-            if process.returncode == 0:
-                counts["enough"] += 1
-                continue
-            told = (
-                process.returncode == 3 and "the disk is full" in errors and errors.count("\n") == 1
-            )
-            subprocess.run(["mount", "-o", "remount,size=4m", str(attempt / "runs")], check=True)
-            again = start(command, attempt)
-            again.communicate()
-            same = again.returncode == 0 and finished(attempt / "runs") == expected
-            counts["full" if told and same else "wrong"] += 1
+    for name, command in COMMANDS.items():
+        whole = folder / name
+        prepare(whole)
+        start(command, whole).communicate()
+        expected = finished(whole / "runs")
+        needed = sum(-(-len(content) // 4096) * 4 for content in _files(whole / "runs").values())
+        for number in range(attempts):
+            attempt = folder / f"{name}{number}"
+            prepare(attempt)
+            with small_disk(attempt / "runs", chance.randrange(4, needed)):
+                process = start(command, attempt)
+                output, errors = process.communicate()
+                if process.returncode == 0:
+                    counts["enough"] += 1
+                    continue
+                # A sweep goes on with other runs, and ends with a table of those that failed, of
+                # which one may not even have had room for its log.
+                if process.returncode == 1:
+                    told = "the disk is full" in output or "is the disk full?" in output
+                else:
+                    told = "the disk is full" in errors and errors.count("\n") == 1
+                wider = ["mount", "-o", "remount,size=8m", str(attempt / "runs")]
+                subprocess.run(wider, check=True)
+                again = start(command, attempt)
+                again.communicate()
+                same = again.returncode in (0, 1) and finished(attempt / "runs") == expected
+                right = process.returncode in (1, 3) and told and same
+                counts["full" if right else "wrong"] += 1
     return counts
+
+
+def written(folder: Path) -> dict[str, Any]:
+    """Each command of `WRITERS`: once with room, then with none over what it wrote the first time.
+
+    The user's folder is on the small disk for the command that writes there alone.
+    """
+    counts = {"full": 0, "wrong": 0}
+    folder /= "written"
+    prepare(folder)
+    sweep = (folder / "sweep.toml").read_text().replace("timed", "deba")
+    (folder / "sweep.toml").write_text(sweep)
+    start(COMMANDS["sweep"], folder).communicate()
+    (run,) = (p.name for p in (folder / "runs").glob("*deba-s0-*"))
+    small = folder / "small"
+    for name, words in WRITERS.items():
+        command = [word.format(run=run) for word in words]
+        home = small / "home" if name == "own rows" else folder / "home"
+        with small_disk(small, kib=8192):
+            process = begin(command, folder, home)
+            assert process.wait() == 0, process.communicate()
+            before = _files(small)
+            assert before, name
+            _fill(small)
+            process = begin(command, folder, home)
+            _, errors = process.communicate()
+            (small / "filler").unlink()
+            told = process.returncode == 3 and "the disk is full" in errors
+            one_line = errors.count("\n") == 1
+            counts["full" if told and one_line and _files(small) == before else "wrong"] += 1
+    return counts
+
+
+def _files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _fill(folder: Path) -> None:
+    """Leave no room on the disk of `folder`."""
+    with (folder / "filler").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
 
 
 @contextmanager
@@ -366,6 +432,7 @@ def main() -> None:
             for name in COMMANDS
         },
         "full": lambda folder: full(args.kills // 2, chance, folder),
+        "written": written,
         "readonly": lambda folder: readonly(args.kills // 2, chance, folder),
         "worker": lambda folder: worker(max(1, args.kills // 5), folder),
         "crowd": lambda folder: crowd(max(1, args.kills // 10), folder),
