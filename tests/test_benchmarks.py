@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -60,31 +63,53 @@ def test_arms_take_turns_and_ratios_are_of_the_same_round() -> None:
     assert ratio(taken["a"], taken["b"]).median == 0.5
 
 
-GROWS = """
-import subprocess, sys, time
-job = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(9)"])
-kept = []
-for _ in range(20):
-    kept.append((open("/dev/null"), b"x" * 2**22))
-    time.sleep(0.1)
-job.kill()
-sys.exit(3)
-"""
+@pytest.mark.skipif(not watched.PROC.exists(), reason="reads /proc")
+def test_a_sample_sees_files_threads_memory_jobs_and_runs(tmp_path: Path) -> None:
+    before = watched.sample(os.getpid(), tmp_path)
+    (tmp_path / "a-run").mkdir()
+    (tmp_path / "a-run" / "result.json").write_bytes(b"x" * 2**20)
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait)
+    thread.start()
+    job = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        with ExitStack() as stack:
+            kept = [stack.enter_context(open(os.devnull)) for _ in range(10)], b"x" * 2**26
+            after = watched.sample(os.getpid(), tmp_path)
+    finally:
+        end.set()
+        job.kill()
+        job.communicate()
+    assert after["open_files"] == before["open_files"] + len(kept[0]) + 1  # the job's pipe
+    assert after["system_threads"] == before["system_threads"] + 1
+    assert after["resident_mib"] > before["resident_mib"] + 50
+    assert after["jobs"] == before["jobs"] + 1
+    assert after["job_resident_mib"] > 0
+    assert (before["finished"], after["finished"], after["mib_of_finished"]) == (0, 1, 1)
 
 
 @pytest.mark.skipif(not watched.PROC.exists(), reason="reads /proc")
-def test_what_grows_is_seen_in_a_command_that_is_watched(tmp_path: Path) -> None:
-    (tmp_path / "a-run").mkdir()
-    (tmp_path / "a-run" / "result.json").write_bytes(b"x" * 2**20)
-    samples = watched.watch([sys.executable, "-c", GROWS], tmp_path, every_s=0.1)
-    found = watched.summary(samples)
-    assert found["exit_code"] == 3
-    assert found["open_files"][1] >= found["open_files"][0] + 5
-    assert found["resident_mib"][1] >= found["resident_mib"][0] + 20
-    assert found["mib_an_hour"] > 1000
-    assert found["jobs"] == [1, 1]
-    assert found["finished"] == [1, 1]
-    assert found["mib_a_finished_run"] == [1, 1]
+def test_a_command_is_watched_to_its_end(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import sys, time; time.sleep(2); sys.exit(3)"]
+    *samples, end = watched.watch(command, tmp_path, every_s=0.2)
+    assert samples
+    assert end == {"exit_code": 3}
+    with pytest.raises(SystemExit, match="shorter --every"):
+        watched.summary(watched.watch([sys.executable, "-c", ""], tmp_path, every_s=60))
+
+
+def test_growth_is_that_of_the_samples_after_the_first_tenth() -> None:
+    state = dict.fromkeys(("open_files", "system_threads", "jobs"), 2.0)
+    samples = [
+        {"minutes": m, "resident_mib": 100.0 + m, "finished": m, "mib_of_finished": 3 * m, **state}
+        for m in map(float, range(1, 101))
+    ]
+    samples[0]["resident_mib"] = 5000.0
+    found = watched.summary([*samples, {"exit_code": 0}])
+    assert found["mib_an_hour"] == 60
+    assert found["resident_mib"] == [115.0, 196.0]  # of 11 to 19 minutes, and of 92 to 100
+    assert found["open_files"] == [2, 2]
+    assert found["mib_a_finished_run"] == [3, 3]
 
 
 def test_an_index_without_advisories_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:

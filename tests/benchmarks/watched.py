@@ -92,9 +92,7 @@ def summary(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """First and last tenth of the samples by their medians, and the growth an hour."""
     *states, end = samples
     if not states:
-        raise SystemExit(
-            f"it ended with {end['exit_code']} before it was looked at; --every is long"
-        )
+        raise SystemExit(f"ended with {end['exit_code']} unseen; use a shorter --every")
     warm = states[len(states) // 10 :]
     part = max(1, len(warm) // 10)
     minutes = np.array([s["minutes"] for s in warm])
