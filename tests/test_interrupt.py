@@ -83,6 +83,32 @@ def test_a_run_stopped_before_any_step_goes_on_to_the_very_same_end(
     assert_same_state(load_checkpoint(cut, CONFIG), load_checkpoint(whole, CONFIG))
 
 
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_signal_while_a_checkpoint_is_written_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Store, signals: int
+) -> None:
+    """One waits until the file is there, a second ends at once; the older state is then used."""
+    cut, fsync = Store(tmp_path), os.fsync
+    synced: list[str] = []
+
+    def signalled(file: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{file}")).name)
+        if sum("checkpoint" in name for name in synced) == 2 and "checkpoint" in synced[-1]:
+            for _ in range(signals):
+                signal.raise_signal(signal.SIGTERM)
+        fsync(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", signalled)
+        with pytest.raises(Interrupted) as caught:
+            run(CONFIG, cut)
+    assert caught.value.exit_code == 143
+    assert not list((tmp_path / CONFIG.run_id()).glob(".*"))
+    assert load_checkpoint(cut, CONFIG)["epoch"] == (2 if signals == 1 else 1)
+    assert all_timeless(run(CONFIG, cut)) == all_timeless(whole.load(CONFIG.run_id()))
+    assert_same_state(load_checkpoint(cut, CONFIG), load_checkpoint(whole, CONFIG))
+
+
 def test_the_time_before_an_interrupt_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -272,6 +272,16 @@ def test_a_loss_that_is_not_finite_ends_the_run() -> None:
         train_all(config, dataset)
 
 
+def test_a_gradient_that_is_not_finite_ends_the_run_though_the_loss_is() -> None:
+    """An overflow in backward alone: the loss of the same step is an ordinary number."""
+    dataset = blobs()
+    config = with_fields(epochs=2, batch_size=len(dataset.train_labels))
+    state = make_state(config, dataset)
+    next(state.model.parameters()).register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(DivergedError, match="non-finite in epoch 1"):
+        list(train(state, dataset, config))
+
+
 def test_bfloat16_autocast_trains_float32_weights() -> None:
     dataset = blobs()
     config = with_fields(precision="bfloat16", epochs=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import itertools
 import json
 import math
 import os
@@ -229,6 +230,19 @@ def test_a_window_is_the_beginning_of_the_fixed_and_of_the_deba_run(tmp_path: Pa
     assert max(deba.batch_sizes) > 16
     told: dict[str, Any] = {"reason": "", "evidence": (), "cooldown_left": 0}
     assert all_timeless(window, **told) == all_timeless(deba, **told)[:2]
+
+
+def test_a_clock_that_is_set_back_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour an epoch: times come from clocks that nobody can set."""
+    expected = run(DEBA, Store(tmp_path / "whole"))
+    now = itertools.count(2_000_000_000, -3600)
+    monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    monkeypatch.setattr(time, "time_ns", lambda: next(now) * 10**9)
+    result = run(DEBA, Store(tmp_path / "back"))
+    assert all_timeless(result) == all_timeless(expected)
+    assert all(0 < e.time_s < 60 and 0 < e.cpu_s < 60 for e in result.epochs)
 
 
 # --- an interrupted run ------------------------------------------------------------------------
