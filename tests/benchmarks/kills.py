@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import random
 import signal
@@ -26,6 +25,7 @@ import torch
 from stability_probe.config import RunConfig
 from stability_probe.records import EpochRecord
 from stability_probe.store import Store, read_records
+from tests.benchmarks.tell import tell
 from tests.launcher import Launcher, launching, wait_for_lines
 from tests.test_loop import timeless
 
@@ -102,10 +102,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         told = kill_often(options.kills, options.seed, Path(folder))
-    if options.json:
-        print(json.dumps(told))
-    else:
-        print("\n".join(f"{name.replace('_', ' '):24}{value}" for name, value in told.items()))
+    tell(told, as_json=options.json)
     raise SystemExit(0 if told["identical_to_the_bit"] else 1)
 
 

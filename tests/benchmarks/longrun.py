@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import tempfile
 import threading
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from stability_probe.config import RunConfig
 from stability_probe.run import run
 from stability_probe.store import Store
+from tests.benchmarks.tell import tell
 from tests.benchmarks.watched import state_of_process
 
 CONFIG: dict[str, Any] = {
@@ -87,10 +87,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = summary(many_runs(args.runs, Path(folder)))
-    if args.json:
-        print(json.dumps(found))
-    else:
-        print("\n".join(f"{name.replace('_', ' '):20}{value}" for name, value in found.items()))
+    tell(found, as_json=args.json)
 
 
 if __name__ == "__main__":

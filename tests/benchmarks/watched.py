@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.benchmarks.tell import tell
+
 PROC = Path("/proc")
 
 
@@ -126,10 +128,7 @@ def main() -> None:
     parser.add_argument("command", nargs="+")
     args = parser.parse_args()
     found = summary(watch(args.command, args.store, args.every))
-    if args.json:
-        print(json.dumps(found))
-    else:
-        print("\n".join(f"{name.replace('_', ' '):20}{value}" for name, value in found.items()))
+    tell(found, as_json=args.json)
 
 
 if __name__ == "__main__":
