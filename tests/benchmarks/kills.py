@@ -46,7 +46,7 @@ EPOCHS_A_KILL = 8
 
 def kill_often(kills: int, seed: int, folder: Path) -> dict[str, Any]:
     """Counts over `kills` kills of one run."""
-    config = dataclasses.replace(CONFIG, epochs=EPOCHS_A_KILL * kills)
+    config = dataclasses.replace(CONFIG, epochs=EPOCHS_A_KILL * (kills + 1))
     chance = random.Random(seed)
     counts = dict.fromkeys(("kills", "after_the_end", "cut_lines", "checkpoint_behind"), 0)
     with launching(config, folder) as runs:
@@ -54,7 +54,7 @@ def kill_often(kills: int, seed: int, folder: Path) -> dict[str, Any]:
         assert runs.exit_code() == 0
         path = folder / "killed" / config.run_id()
         # An epoch to wait for, then a moment that falls anywhere in the next few.
-        for epoch in sorted(chance.sample(range(config.epochs - EPOCHS_A_KILL), kills)):
+        for epoch in sorted(chance.sample(range(EPOCHS_A_KILL * kills), kills)):
             pid = runs.start(folder / "killed")
             wait_for_lines(path / "epochs.jsonl", epoch)
             time.sleep(chance.uniform(0, 0.02))
