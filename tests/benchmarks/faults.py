@@ -431,9 +431,9 @@ def main() -> None:
             name: lambda folder, name=name: killed(name, args.kills, chance, folder)  # type: ignore[misc]
             for name in COMMANDS
         },
-        "full": lambda folder: full(args.kills // 2, chance, folder),
+        "full": lambda folder: full(max(1, args.kills // 8), chance, folder),
         "written": written,
-        "readonly": lambda folder: readonly(args.kills // 2, chance, folder),
+        "readonly": lambda folder: readonly(max(1, args.kills // 4), chance, folder),
         "worker": lambda folder: worker(max(1, args.kills // 5), folder),
         "crowd": lambda folder: crowd(max(1, args.kills // 10), folder),
         "flipped": lambda folder: flipped(args.flips, chance, folder),
