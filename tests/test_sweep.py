@@ -263,7 +263,8 @@ def test_processes_fail_alone_and_finished_runs_are_not_repeated(
         patch.setenv("SWEEP_FAILS", "1")
         progress = Steps()
         failed = run_sweep(alone(configs), root, LocalProcesses(2), progress)
-    assert failed[names[1]].startswith("exit code 9")
+    log = root / "logs" / f"{names[1]}.txt"
+    assert failed == {names[1]: f"exit code 9, and not a word in {log}; is the disk full?"}
     assert sorted(progress.steps) == sorted(
         [f"{names[0]} done", f"{names[1]} failed: {failed[names[1]]}", f"{names[2]} done"]
     )
