@@ -272,8 +272,11 @@ def test_a_loss_that_is_not_finite_ends_the_run() -> None:
         train_all(config, dataset)
 
 
-def test_a_gradient_that_is_not_finite_ends_the_run_though_the_loss_is() -> None:
-    """An overflow in backward alone: the loss of the same step is an ordinary number."""
+def test_a_gradient_that_is_not_finite_ends_the_run_though_the_loss_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An overflow in backward alone, before any loss, of training or of the test, shows it."""
+    monkeypatch.setattr(loop, "evaluate", lambda *_: (0.5, 0.5))
     dataset = blobs()
     config = with_fields(epochs=2, batch_size=len(dataset.train_labels))
     state = make_state(config, dataset)
