@@ -499,13 +499,21 @@ def build(**options: Any) -> None:
     from stability_probe.sweep import load_sweep
     from stability_probe.terminal import print_result
 
-    rows = build_rows(load_sweep(Path(options["sweep"])), Path(options["output"]))
+    rows, apart = build_rows(load_sweep(Path(options["sweep"])), Path(options["output"]))
+    if apart:
+        told = f"{len(apart)} left out, being of another machine than their fixed runs"
+        click.echo(f"{told}; the first is {apart[0]}", err=True)
     if not rows:
         raise UsageError(f"no finished pair of this sweep in {options['output']}; run probe sweep")
     write_text(Path(options["corpus"]), format_corpus(rows))
     print_result(
         options["json"],
-        lambda: {"schema_version": 1, "rows": len(rows), "file": options["corpus"]},
+        lambda: {
+            "schema_version": 1,
+            "rows": len(rows),
+            "file": options["corpus"],
+            "other_machine": apart,
+        },
         lambda: f"{len(rows)} rows in {options['corpus']}",
     )
 

@@ -12,6 +12,7 @@ from stability_probe.config import RunConfig, default_max_batch_size, with_memor
 from stability_probe.datasets import load_dataset
 from stability_probe.errors import UsageError
 from stability_probe.models import make_model, model_size
+from stability_probe.paired import require_machine, same_machine
 from stability_probe.records import ModelSize, RunResult, ThroughputCurve
 from stability_probe.store import Store, read_result
 from stability_probe.sweep import (
@@ -22,31 +23,34 @@ from stability_probe.sweep import (
 )
 
 
-def build_rows(runs: Sequence[SweepRun], root: Path) -> list[CorpusRow]:
-    """One row for each run of the sweep beside the baseline of its grid point.
+def build_rows(runs: Sequence[SweepRun], root: Path) -> tuple[list[CorpusRow], list[str]]:
+    """One row for each run of the sweep beside the baseline of its grid point, and what is left
+    out: the ids of runs whose baseline is of another machine.
 
     Runs that are not finished yet are passed over; runs that diverged stay in.
     """
-    made = (_row(run, root) for run in runs if run.config != run.baseline)
-    return [row for row in made if row is not None]
-
-
-def _row(run: SweepRun, root: Path) -> CorpusRow | None:
-    curve = stored_curve(run, root)
-    if curve is None:
-        return None
-    configs = [with_memory_format(c, curve.memory_format) for c in (run.baseline, run.config)]
-    fixed, adaptive = (read_result(root / c.run_id()) for c in configs)
-    if fixed is None or adaptive is None or not fixed.epochs or not adaptive.epochs:
-        return None
-    return _make_row(run.arm, run.config, fixed, adaptive, curve)
+    rows, apart = [], []
+    for run in runs:
+        curve = stored_curve(run, root)
+        if curve is None or run.config == run.baseline:
+            continue
+        configs = [with_memory_format(c, curve.memory_format) for c in (run.baseline, run.config)]
+        fixed, adaptive = (read_result(root / c.run_id()) for c in configs)
+        if fixed is None or adaptive is None or not fixed.epochs or not adaptive.epochs:
+            continue
+        if same_machine(fixed, adaptive):
+            rows.append(_make_row(run.arm, run.config, fixed, adaptive, curve))
+        else:
+            apart.append(adaptive.run_id)
+    return rows, apart
 
 
 def own_rows(run_ids: Sequence[str], root: Path) -> list[CorpusRow]:
     """Rows of a user's own runs, each beside the fixed run that is the same in all else.
 
     The throughput curve is measured once and kept with the runs; the machine should be quiet.
-    Raises `UsageError` for a run that is not finished, or has no fixed run beside it.
+    Raises `UsageError` for a run that is not finished, or has no fixed run of the same machine
+    beside it.
     """
     rows = []
     for run_id in run_ids:
@@ -64,6 +68,7 @@ def own_rows(run_ids: Sequence[str], root: Path) -> list[CorpusRow]:
         fixed, adaptive = results
         assert fixed is not None
         assert adaptive is not None
+        require_machine(adaptive, fixed.environment)
         measured = with_memory_format(baseline, fixed.memory_format)
         curve = measure_curves([measured], root)[curve_path(root, measured)]
         rows.append(_make_row(config.scheduler, config, fixed, adaptive, curve))

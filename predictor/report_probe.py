@@ -26,7 +26,7 @@ from predictor.report_parts import (
 from predictor.reproduce import characterize_command, validate_after
 from predictor.summary import full_run_s
 from stability_probe.config import RunConfig
-from stability_probe.paired import compare_runs
+from stability_probe.paired import compare_runs, machine_of
 from stability_probe.probe_summary import noise_words, over_seeds
 from stability_probe.records import Characterization, Prediction, Validation
 from stability_probe.stored import Probed, finished_run
@@ -69,15 +69,17 @@ def probe_section(key: str, probed: Probed, root: Path) -> Section:
 
 
 def stored_pairs(c: Characterization, root: Path) -> list[Pair]:
-    """Full runs in `root` of what the probe spoke of: fixed, and DEBA as the corpus reads it."""
+    """Full runs in `root` of what the probe spoke of, made on the machine that it was made on:
+    fixed, and DEBA as the corpus reads it."""
     pairs = []
     for seed in c.seeds:
         fixed = dataclasses.replace(RunConfig.from_dict(c.config), seed=seed)
         args = dict(CORPUS_READING)
         adaptive = dataclasses.replace(fixed, scheduler="deba", scheduler_args=args)
         found = [finished_run(run, root, c.curve.memory_format) for run in (fixed, adaptive)]
-        if found[0] and found[1]:
-            pairs.append((found[0], found[1]))
+        here = [r for r in found if r and machine_of(r.environment) == machine_of(c.environment)]
+        if len(here) == 2:
+            pairs.append((here[0], here[1]))
     return pairs
 
 

@@ -19,7 +19,7 @@ from predictor.report_parts import (
 from predictor.reproduce import run_command
 from stability_probe.config import RunConfig
 from stability_probe.errors import MissingError
-from stability_probe.paired import compare_runs
+from stability_probe.paired import compare_runs, machine_of, same_machine
 from stability_probe.records import Comparison, EpochRecord, RunResult
 from stability_probe.store import read_characterization
 from stability_probe.stored import Probed, fixed_twin
@@ -33,7 +33,8 @@ def run_section(key: str, run: RunResult, root: Path) -> Section:
     """What a run did, beside the fixed run of the same model, data and seed in `root`."""
     config = run.config
     fixed = fixed_twin(run, root)
-    pair = compare_runs(fixed, run) if fixed and run.epochs and run.status == "finished" else None
+    alike = fixed is not None and run.status == "finished" and same_machine(fixed, run)
+    pair = compare_runs(fixed, run) if fixed and alike and run.epochs else None
     probed = _probed(run, root)
     parts: list[Part] = []
     if pair and probed and _spoken_of(run):
@@ -120,6 +121,11 @@ def _verdict(
     reason = "It is itself the fixed batch, which others are compared with."
     if run.config["scheduler"] != "fixed":
         reason = "No finished fixed run of the same model, data and seed is stored beside it."
+        if fixed is not None:
+            reason = (
+                f"The fixed run beside it is of another machine ({machine_of(fixed.environment)}; "
+                f"this one {machine_of(run.environment)}), so that their times do not compare."
+            )
     return Verdict(words="FINISHED", tone="plain", reason=reason, facts=facts, notes=notes)
 
 

@@ -15,7 +15,7 @@ from predictor.report_parts import (
     verdict_of,
 )
 from predictor.reproduce import is_ablation, study_command, validate_command
-from stability_probe.advice import best_arm
+from stability_probe.advice import best_arm, time_saved
 from stability_probe.records import ArmOutcome, Difference, Study, Validation
 from stability_probe.words import counted, signed
 
@@ -81,13 +81,14 @@ def _verdict(study: Study) -> Verdict:
     best = None if is_ablation(study) else best_arm(study)
     words = "MEASURED" if is_ablation(study) else f"KEEP the batch at {study.config['batch_size']}"
     facts = []
-    if best and best.time_saved_pct and best.accuracy_delta_pp:
+    saved = time_saved(study, best) if best else None
+    if best and saved and best.accuracy_delta_pp:
         words = f"USE {best.name}"
         facts += [
             Fact(
                 name="time saved",
-                value=f"{best.time_saved_pct.mean:+.0f} %",
-                meaning=_spread(best.time_saved_pct, 0),
+                value=f"{saved.mean:+.0f} %",
+                meaning=_spread(saved, 0),
             ),
             Fact(
                 name="accuracy change",
@@ -129,9 +130,21 @@ def _arms_part(key: str, study: Study) -> Part:
         text=(
             f"Mean ± standard deviation over {counted(len(study.seeds), 'seed')}, {clock}. By the "
             "curve: what the batch sizes save on the throughput curve of a quiet machine.",
+            *_machines_words(study),
         ),
         figures=(figures.study_figure(key, study),),
         tables=(table,),
+    )
+
+
+def _machines_words(study: Study) -> tuple[str, ...]:
+    """A word of warning where seconds are of several machines."""
+    if len(study.machines) < 2:
+        return ()
+    return (
+        f"The runs were made on {len(study.machines)} machines ({'; '.join(study.machines)}). No "
+        "time is compared between runs of two of them; where that leaves an arm without, the "
+        "advice goes by the curve.",
     )
 
 
@@ -189,7 +202,12 @@ def _contrasts_part(key: str, study: Study) -> Part:
             f"{key}-contrasts.csv",
             ("deba_against", "time_saved_pct", "curve_saved_pct", "accuracy_delta_pp"),
             (
-                (c.name, c.time_saved_pct.mean, c.curve_saved_pct.mean, c.accuracy_delta_pp.mean)
+                (
+                    c.name,
+                    c.time_saved_pct.mean if c.time_saved_pct else None,
+                    c.curve_saved_pct.mean,
+                    c.accuracy_delta_pp.mean,
+                )
                 for c in study.contrasts
             ),
         ),
@@ -210,7 +228,8 @@ def _claims_part(study: Study) -> Part:
 def _gain(study: Study) -> Gain:
     headroom = headroom_words(study.curve, study.config["batch_size"])
     arm = None if is_ablation(study) else best_arm(study)
-    if arm is None or arm.time_saved_pct is None or arm.accuracy_delta_pp is None:
+    saved = time_saved(study, arm) if arm else None
+    if arm is None or saved is None or arm.accuracy_delta_pp is None:
         known = "ablation" if is_ablation(study) else f"measured, {len(study.arms)} arms"
         group = 3 if is_ablation(study) else 2
         return Gain(
@@ -223,8 +242,8 @@ def _gain(study: Study) -> Gain:
         )
     return Gain(
         group=0,
-        time_saved_pct=arm.time_saved_pct.mean,
-        time_saved=f"{_difference(arm.time_saved_pct, 0)} %",
+        time_saved_pct=saved.mean,
+        time_saved=f"{_difference(saved, 0)} %",
         accuracy=_difference(arm.accuracy_delta_pp, 1),
         headroom=headroom,
         known=f"measured, {counted(len(study.seeds), 'seed')}",

@@ -11,7 +11,7 @@ from predictor.corpus import CORPUS_READING
 from predictor.judge import judge
 from stability_probe.config import RunConfig
 from stability_probe.errors import RunError
-from stability_probe.paired import compare_runs
+from stability_probe.paired import compare_runs, require_machine
 from stability_probe.probe import characterize
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import RunResult, Validation
@@ -32,7 +32,8 @@ def validate(
 
     The prediction is made before any full run starts, and the schedule is by default the one that
     the corpus was measured with, of which alone it speaks. Runs already in the store are used, not
-    repeated. Raises `RunError` when a run diverged, so that there is nothing to compare.
+    repeated. Raises `RunError` when a run diverged, so that there is nothing to compare, and
+    `UsageError` when a stored one is of another machine than the prediction speaks of.
     """
     progress = progress or Quiet()
     if scheduler_args is None:
@@ -47,11 +48,13 @@ def validate(
     for seed in seeds:
         fixed = dataclasses.replace(resolved, seed=seed)
         adaptive = dataclasses.replace(fixed, scheduler=scheduler, scheduler_args=arguments)
-        pairs.append(
-            compare_runs(
-                _finished(run(fixed, store, progress)), _finished(run(adaptive, store, progress))
-            )
-        )
+        results = []
+        for wanted in (fixed, adaptive):
+            result = _finished(run(wanted, store, progress))
+            # Before the next one is trained in vain.
+            require_machine(result, c.environment)
+            results.append(result)
+        pairs.append(compare_runs(*results))
     return judge(config, seeds, prediction, pairs)
 
 

@@ -116,9 +116,8 @@ def use_threads(threads: int | None) -> Iterator[None]:
 
 def describe_environment(device: torch.device) -> dict[str, str]:
     """Versions, device and threads, for the record of a measurement."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     return {
-        "device_name": name,
+        "device_name": device_name(device),
         "threads": str(torch.get_num_threads()),
         "platform": platform.platform(terse=True),
         "python": platform.python_version(),
@@ -127,6 +126,11 @@ def describe_environment(device: torch.device) -> dict[str, str]:
         **{name: package_version(name) or "unknown" for name in ("torchvision", "timm")},
         "probe": package_version("stability-probe") or "unknown",
     }
+
+
+def device_name(device: torch.device) -> str:
+    """Of the card, or of the processor."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
 def cpu_name() -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from stability_probe import metrics
+from stability_probe.errors import UsageError
 from stability_probe.records import Comparison, Difference, RunResult
 
 ALPHA = 0.05
@@ -21,6 +22,41 @@ def clock_of(result: RunResult) -> str:
     clock elsewhere.
     """
     return "cpu_s" if result.device == "cpu" else "time_s"
+
+
+def machine_of(environment: Mapping[str, str]) -> str:
+    """What the seconds of a run belong to, in words: they do not compare with those of another.
+
+    The card, or the processor and its threads; the version of torch; the number of processes.
+
+    >>> machine_of({"device_name": "AMD EPYC", "threads": "1", "torch": "2.14.1+cu130"})
+    'AMD EPYC, 1 thread, torch 2.14.1+cu130'
+    """
+    told = {name: environment.get(name, "") for name in ("threads", "torch", "processes")}
+    if environment.get("cuda"):  # the processor's threads feed a card, they do not train
+        told["threads"] = ""
+    parts = [
+        environment.get("device_name", ""),
+        told["threads"] and f"{told['threads']} thread" + ("s" if told["threads"] != "1" else ""),
+        told["torch"] and f"torch {told['torch']}",
+        told["processes"] and f"{told['processes']} processes",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def same_machine(one: RunResult, other: RunResult) -> bool:
+    """Whether the seconds of two runs can be compared."""
+    return machine_of(one.environment) == machine_of(other.environment)
+
+
+def require_machine(run: RunResult, environment: Mapping[str, str]) -> None:
+    """Raises `UsageError` for a run of another machine than `environment` tells of."""
+    there, here = machine_of(run.environment), machine_of(environment)
+    if there != here:
+        raise UsageError(
+            f"{run.run_id} is a run of another machine ({there}; here {here}), so that no time "
+            "compares with its own; use another -o to run all on one"
+        )
 
 
 def target_accuracy(fixed: RunResult) -> float:
@@ -37,7 +73,11 @@ def time_to_target_s(run: RunResult, target: float) -> float:
 
 
 def compare_runs(fixed: RunResult, adaptive: RunResult) -> Comparison:
-    """The paired outcome of two finished runs."""
+    """The paired outcome of two finished runs.
+
+    Raises `UsageError` for runs of two machines.
+    """
+    require_machine(adaptive, fixed.environment)
     clock, target = clock_of(fixed), target_accuracy(fixed)
     time_saved = metrics.saved_pct(getattr(adaptive, clock), getattr(fixed, clock))
     delta = metrics.accuracy_delta_pp(adaptive.final_accuracy, fixed.final_accuracy)

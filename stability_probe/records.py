@@ -216,6 +216,8 @@ class ThroughputCurve:
     """Why the curve ends before the largest batch: out of memory."""
     time_s: float = 0.0
     """Seconds the measurement took."""
+    device_name: str = ""
+    """Where it was measured; empty in curves stored before it was recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -402,7 +404,7 @@ class ArmOutcome:
     time_to_target_s: tuple[float | None, ...]
     """One a seed: until the reference's final accuracy minus 0.5 pp; None on a miss."""
     time_saved_pct: Difference | None
-    """As measured."""
+    """As measured; None also where the runs of a pair are of two machines."""
     curve_saved_pct: Difference | None
     """By the batch sizes and the throughput curve of a quiet machine; what a schedule measures
     for itself is not in it."""
@@ -416,7 +418,8 @@ class Contrast:
     name: str
     arm: str
     against: str
-    time_saved_pct: Difference
+    time_saved_pct: Difference | None
+    """As in `ArmOutcome`."""
     curve_saved_pct: Difference
     accuracy_delta_pp: Difference
 
@@ -443,9 +446,10 @@ class Study:
     clock: str
     """cpu_s or time_s: which seconds the study compares."""
     environment: Mapping[str, str]
+    """Of the reference, with the first seed."""
     curve: ThroughputCurve
     noise_time_pct: float | None
-    """Largest difference in time of an A/A pair; None where none was run."""
+    """Largest difference in time of an A/A pair; None where none was run on one machine."""
     noise_accuracy_pp: float | None
     detectable_sd: float | None
     """A mean difference below this many of its standard deviations cannot pass the test; None
@@ -455,6 +459,8 @@ class Study:
     claims: tuple[Claim, ...]
     advice: str
     """What to do, in a sentence or two."""
+    machines: tuple[str, ...] = ()
+    """All that its runs were made on, in words; empty in studies stored before it was recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import torch
 
 from stability_probe.config import RunConfig, with_memory_format
 from stability_probe.datasets import Dataset, load_dataset
-from stability_probe.device import describe_environment, use_threads
+from stability_probe.device import describe_environment, device_name, use_threads
 from stability_probe.distributed import World, joined
 from stability_probe.errors import MissingError, UsageError
 from stability_probe.interrupt import Interrupted, Stop, stopping
@@ -142,6 +142,8 @@ def _start_or_resume(
     state = make_state(config, dataset, world)
     if saved is not None:
         _restore(state, saved, directory.checkpoint)
+    if state.device_names[-1:] != (here := device_name(state.device),):
+        state.device_names += (here,)
     return state, records
 
 
@@ -183,6 +185,7 @@ def _restore(state: TrainState, saved: dict[str, Any], checkpoint: Path) -> None
     state.previous = None if previous is None else from_plain(EpochRecord, previous)
     state.partial = None if partial is None else PartialEpoch(**partial)
     state.micro_batch_size = saved.get("micro_batch_size")
+    state.device_names = tuple(saved.get("device_names", ()))
 
 
 def _checkpoint(state: TrainState) -> bytes:
@@ -200,6 +203,7 @@ def _checkpoint(state: TrainState) -> bytes:
             "micro_batch_size": state.micro_batch_size,
             "partial": None if state.partial is None else vars(state.partial),
             "processes": state.world.size,
+            "device_names": list(state.device_names),
             "channels_last": "on" if last else "off",
         },
         buffer,
@@ -228,7 +232,10 @@ def _result(
     records: list[EpochRecord],
     status: str,
 ) -> RunResult:
-    several = {"processes": str(state.world.size)} if state.world.size > 1 else {}
+    environment = describe_environment(state.device)
+    environment["device_name"] = ", then ".join(state.device_names)
+    if state.world.size > 1:
+        environment["processes"] = str(state.world.size)
     return RunResult(
         run_id=config.run_id(),
         config=config.to_dict(),
@@ -239,6 +246,6 @@ def _result(
         num_train=len(dataset.train_labels),
         num_test=len(dataset.test_labels),
         memory_format=str(state.memory_format).removeprefix("torch."),
-        environment=describe_environment(state.device) | several,
+        environment=environment,
         epochs=tuple(records),
     )

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 import numpy as np
 
@@ -108,7 +108,7 @@ def make_study(
     clock = paired.clock_of(base[0])
     runs = {arm.name: done for arm in arms if (done := _finished(arm, results)) is not None}
     noise = next((runs[a.name] for a in arms if a.role == "noise" and a.name in runs), None)
-    floor_time = max((abs(v) for v in _time_saved(noise, base, clock)), default=None)
+    floor_time = max((abs(v) for v in _time_saved(noise, base, clock) or ()), default=None)
     floor_accuracy = max((abs(v) for v in _accuracy_delta(noise, base)), default=None)
     tested = [n for n, arm in by_name.items() if n in runs and arm.role not in _NOT_TESTED]
     pairs = {name: (runs[name], base) for name in tested}
@@ -137,6 +137,9 @@ def make_study(
         ),
         claims=(),
         advice="",
+        machines=tuple(
+            dict.fromkeys(paired.machine_of(r.environment) for done in runs.values() for r in done)
+        ),
     )
 
 
@@ -146,7 +149,14 @@ def concluded(study: Study, advice: str, claims: Sequence[Claim] = ()) -> Study:
 
 
 _NOT_TESTED = ("reference", "noise")
-_DIFFERENCES = ("time_saved_pct", "curve_saved_pct", "accuracy_delta_pp")
+
+
+class _Differences(TypedDict):
+    """Fields of `ArmOutcome` and `Contrast`."""
+
+    time_saved_pct: Difference | None
+    curve_saved_pct: Difference
+    accuracy_delta_pp: Difference
 
 
 def _finished(arm: Arm, results: Results) -> list[RunResult] | None:
@@ -160,20 +170,25 @@ def _differences(
     curve: ThroughputCurve,
     floor_time: float | None,
     floor_accuracy: float | None,
-) -> dict[_Key, dict[str, Difference]]:
-    """The differences of each pair by field name, each corrected for the number of pairs."""
-    measured = [_time_saved(runs, base, clock) for runs, base in pairs.values()]
+) -> dict[_Key, _Differences]:
+    """The differences of each pair by field name, each corrected for the number of pairs.
+
+    None for the time of pairs whose runs are of two machines.
+    """
+    saved = {key: _time_saved(runs, base, clock) for key, (runs, base) in pairs.items()}
+    measured = {key: values for key, values in saved.items() if values is not None}
+    told = paired.differences([*measured.values()], _log_ratios([*measured.values()]), floor_time)
+    times = dict(zip(measured, told, strict=True))
     by_curve = [_curve_saved(runs, base, curve) for runs, base in pairs.values()]
     deltas = [_accuracy_delta(runs, base) for runs, base in pairs.values()]
-    found = {
-        "time_saved_pct": paired.differences(measured, _log_ratios(measured), floor_time),
-        # Read off the batch sizes: there is no noise in it that a repeat would show.
-        "curve_saved_pct": paired.differences(by_curve, _log_ratios(by_curve), None),
-        "accuracy_delta_pp": paired.differences(deltas, deltas, floor_accuracy),
-    }
+    # Read off the batch sizes: there is no noise in it that a repeat would show.
+    curves = paired.differences(by_curve, _log_ratios(by_curve), None)
+    accuracies = paired.differences(deltas, deltas, floor_accuracy)
     return {
-        key: {field: values[index] for field, values in found.items()}
-        for index, key in enumerate(pairs)
+        key: _Differences(
+            time_saved_pct=times.get(key), curve_saved_pct=curve_told, accuracy_delta_pp=accuracy
+        )
+        for key, curve_told, accuracy in zip(pairs, curves, accuracies, strict=True)
     }
 
 
@@ -191,9 +206,12 @@ def _curve_saved(
     return [metrics.saved_pct(seconds(r), seconds(b)) for r, b in zip(runs, base, strict=True)]
 
 
-def _time_saved(runs: list[RunResult] | None, base: list[RunResult], clock: str) -> list[float]:
-    if runs is None:
-        return []
+def _time_saved(
+    runs: list[RunResult] | None, base: list[RunResult], clock: str
+) -> list[float] | None:
+    """None where there is nothing that can be compared."""
+    if runs is None or not all(map(paired.same_machine, runs, base)):
+        return None
     return [
         metrics.saved_pct(getattr(r, clock), getattr(b, clock))
         for r, b in zip(runs, base, strict=True)
@@ -214,7 +232,7 @@ def _outcome(
     results: Results,
     base: list[RunResult],
     clock: str,
-    differences: Mapping[str, Difference] | None,
+    differences: _Differences | None,
 ) -> ArmOutcome:
     ids = tuple(c.run_id() for c in arm.configs)
     found = arm.results(results)
@@ -254,5 +272,7 @@ def _outcome(
         mean_batch_size=float(np.mean([np.mean(r.batch_sizes) for r in runs])),
         peak_memory_bytes=max(known) if len(known) == len(peaks) else None,
         time_to_target_s=tuple(s if math.isfinite(s) else None for s in to_target),
-        **(differences or dict.fromkeys(_DIFFERENCES)),
+        time_saved_pct=differences["time_saved_pct"] if differences else None,
+        curve_saved_pct=differences["curve_saved_pct"] if differences else None,
+        accuracy_delta_pp=differences["accuracy_delta_pp"] if differences else None,
     )

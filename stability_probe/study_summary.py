@@ -41,9 +41,15 @@ def _head(study: Study) -> Text:
         (str(config["model"]), "bold"),
         f" on {config['data']}, {config['epochs']} epochs, batch {config['batch_size']}, "
         f"{config['optimizer']} at {config['lr']:g}, seeds {seeds}\n"
-        f"{study.environment.get('device_name', '')}, {_CLOCKS[study.clock]}; "
+        f"{_where(study)}, {_CLOCKS[study.clock]}; "
         f"differences are against {study.reference}, paired by seed",
     )
+
+
+def _where(study: Study) -> str:
+    if len(study.machines) > 1:
+        return " and ".join(study.machines)
+    return study.environment.get("device_name", "")
 
 
 def _arms_table(study: Study) -> Table:
@@ -110,14 +116,18 @@ def _footnote(study: Study) -> Text:
     lines = [
         "mean ± SD over seeds; saved: as measured; target: median seconds until the",
         "reference's accuracy - 0.5, with misses; curve: saved by the batch sizes and the",
-        f"throughput curve of this machine{busy}",
+        f"throughput curve of {study.curve.device_name or 'this machine'}{busy}",
     ]
     if study.noise_time_pct is not None and study.noise_accuracy_pp is not None:
         lines.append(
             f"noise floor, another order of samples: {study.noise_time_pct:.1f} % of the time, "
             f"{study.noise_accuracy_pp:.1f} points"
         )
-    tested = sum(arm.time_saved_pct is not None for arm in study.arms)
+    if len(study.machines) > 1:
+        lines.append(
+            "no saved % between runs of two machines; time s and target are each run's own"
+        )
+    tested = sum(arm.accuracy_delta_pp is not None for arm in study.arms)
     if study.detectable_sd is not None:
         lines.append(
             f"* larger than the noise: paired t-test, Holm's correction for {tested} comparisons;\n"

@@ -16,6 +16,7 @@ from stability_probe.compiled import compiling
 from stability_probe.config import RunConfig, step_id
 from stability_probe.datasets import Dataset
 from stability_probe.device import (
+    device_name,
     free_memory,
     is_out_of_memory,
     largest_that_fits,
@@ -100,6 +101,7 @@ def measure_throughput(
         busy=float(np.median([p.spread for p in points])) > BUSY_SPREAD,
         stopped_by=stopped_by,
         time_s=time.perf_counter() - begin,
+        device_name=device_name(state.device),
     )
 
 

@@ -236,6 +236,60 @@ def test_misses_are_infinite_and_diverged_arms_stay_in_the_table() -> None:
     assert "diverged" in screen
 
 
+def moved(results: dict[str, RunResult], arm: Arm, seed: int) -> None:
+    """One run of an arm was made on another machine."""
+    run_id = arm.configs[seed].run_id()
+    there = {**results[run_id].environment, "device_name": "another processor"}
+    results[run_id] = dataclasses.replace(results[run_id], environment=there)
+
+
+def test_seconds_of_two_machines_are_not_compared() -> None:
+    arms, results = all_arms(steady)
+    by_name = {arm.name: arm for arm in arms}
+    before = compare_study(arms, results, CURVE)
+    for name in ("timed", REPLAYED, AGAIN):
+        moved(results, by_name[name], 1)
+    told = compare_study(arms, results, CURVE)
+    assert told.machines == (
+        "a processor, torch 2.14.1",
+        "another processor, torch 2.14.1",
+    )
+    assert told.noise_time_pct is None
+    for arm, earlier in zip(told.arms, before.arms, strict=True):
+        apart = arm.name in ("timed", REPLAYED, AGAIN)
+        assert (arm.time_saved_pct is None) == (apart or arm.name == "fixed"), arm.name
+        assert arm.curve_saved_pct == earlier.curve_saved_pct
+        assert arm.accuracy_delta_pp == earlier.accuracy_delta_pp
+        if arm.time_saved_pct and earlier.time_saved_pct:
+            assert arm.time_saved_pct.values == earlier.time_saved_pct.values
+    without = {c.against for c in told.contrasts if c.time_saved_pct is None}
+    assert without == {"timed", REPLAYED}
+    # Measured seconds of some arms beside the curve of others would be no ranking.
+    assert before.advice.startswith("Use timed: 50 % less time (beyond")
+    assert told.advice.startswith("Use fixed x4: 43 % less time by the curve (beyond")
+    assert "(time +0 % by the curve" in told.advice
+    screen = rendered(study_table(told))
+    assert "a processor, torch 2.14.1 and another processor" in screen.replace("\n", " ")
+    assert "no saved % between runs of two machines" in screen
+    assert "throughput curve of this machine" in screen
+    named = dataclasses.replace(told, curve=dataclasses.replace(CURVE, device_name="a third"))
+    assert "throughput curve of a third" in rendered(study_table(named))
+    assert "two machines" not in rendered(study_table(before))
+    # Each arm still counts as a comparison: the accuracies are tested.
+    assert "correction for 16 comparisons" in screen
+    assert from_plain(Study, json.loads(json.dumps(to_plain(told)))) == told
+
+
+def test_a_whole_seed_of_another_machine_is_compared_within_itself() -> None:
+    arms, results = all_arms(steady)
+    before = compare_study(arms, results, CURVE)
+    for arm in arms:
+        moved(results, arm, 1)
+    told = compare_study(arms, results, CURVE)
+    assert len(told.machines) == 2
+    assert (told.arms, told.contrasts) == (before.arms, before.contrasts)
+
+
 def test_without_the_reference_nothing_can_be_compared() -> None:
     arms, results = all_arms(steady)
     del results[arms[0].configs[1].run_id()]

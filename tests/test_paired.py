@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,12 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from stability_probe.errors import UsageError
 from stability_probe.paired import (
     compare_runs,
     detectable_sd,
     differences,
     holm,
+    machine_of,
     mean_interval,
+    same_machine,
     t_test,
 )
 from tests.predictor_factories import make_run
@@ -70,6 +74,47 @@ def test_the_target_is_half_a_point_below_and_a_miss_is_infinite() -> None:
     missed = compare_runs(*pair(last=0.7949))  # type: ignore[arg-type]
     assert missed.time_to_target_saved_pct == -math.inf
     assert missed.benefit_class == "harms"
+
+
+ON_CPU = {"device_name": "AMD EPYC", "threads": "2", "torch": "2.14.1", "cuda": ""}
+ON_CARD = {**ON_CPU, "device_name": "NVIDIA H100", "cuda": "13.0"}
+
+
+def test_a_machine_in_words() -> None:
+    assert machine_of(ON_CPU) == "AMD EPYC, 2 threads, torch 2.14.1"
+    assert machine_of(ON_CPU | {"threads": "1"}) == "AMD EPYC, 1 thread, torch 2.14.1"
+    assert machine_of(ON_CARD) == "NVIDIA H100, torch 2.14.1"
+    assert machine_of(ON_CARD | {"processes": "2"}) == "NVIDIA H100, torch 2.14.1, 2 processes"
+    assert machine_of({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("environment", "changed", "same"),
+    [
+        (ON_CPU, {"device_name": "Intel"}, False),
+        (ON_CPU, {"threads": "1"}, False),
+        (ON_CPU, {"torch": "2.15.0"}, False),
+        (ON_CPU, {"processes": "2"}, False),
+        (ON_CPU, ON_CARD, False),
+        (ON_CPU, {"python": "3.12", "platform": "Linux-7", "timm": "2"}, True),
+        (ON_CARD, {"threads": "16"}, True),
+        (ON_CARD, {"device_name": "NVIDIA H200"}, False),
+    ],
+)
+def test_seconds_of_two_machines_are_not_compared(
+    environment: dict[str, str], changed: dict[str, str], same: bool
+) -> None:
+    fixed, adaptive = (dataclasses.replace(r, environment=environment) for r in pair())  # type: ignore[type-var]
+    moved = dataclasses.replace(adaptive, environment={**environment, **changed})
+    assert same_machine(fixed, moved) is same
+    assert compare_runs(fixed, adaptive).time_saved_pct == pytest.approx(30.0)
+    if same:
+        assert compare_runs(fixed, moved) == compare_runs(fixed, adaptive)
+        return
+    with pytest.raises(UsageError, match=r"another machine .* use another -o") as caught:
+        compare_runs(fixed, moved)
+    assert machine_of(moved.environment) in str(caught.value)
+    assert machine_of(environment) in str(caught.value)
 
 
 @given(values, values)

@@ -22,7 +22,7 @@ from stability_probe import store
 from stability_probe.errors import MissingError, RunError, UsageError
 from stability_probe.paired import compare_runs
 from stability_probe.plain import from_plain, to_plain
-from stability_probe.records import RunResult
+from stability_probe.records import RunResult, Study
 from stability_probe.series import speed_ups
 from stability_probe.stored import Probed, load_stored
 from tests.factories import make_curve
@@ -190,6 +190,30 @@ def test_a_fixed_run_is_no_gain(root: Path, names: dict[str, str]) -> None:
 def test_a_run_without_its_fixed_run_says_so(tmp_path: Path) -> None:
     page = shown(keep_run(tmp_path, make_pair()[1]), root=tmp_path)
     assert "No finished fixed run of the same model, data and seed" in page.words
+
+
+def test_a_fixed_run_of_another_machine_is_not_compared_with(tmp_path: Path) -> None:
+    fixed, run = make_pair()
+    there = dataclasses.replace(fixed, environment={"device_name": "another"})
+    keep_run(tmp_path, there)
+    page = shown(keep_run(tmp_path, run), root=tmp_path)
+    assert "another machine (another; this one a processor, torch 2.14.1)" in page.words
+    assert "PAID OFF" not in page.words
+    asked = str(keep_probe(tmp_path, probed()))
+    assert "No full runs of it are stored here" in shown(asked, root=tmp_path).words
+
+
+def test_a_study_of_two_machines_says_so(tmp_path: Path) -> None:
+    study = load_stored(str(next(STUDIES.glob("compare-*.json"))), tmp_path)
+    assert isinstance(study, Study)
+    arms = tuple(dataclasses.replace(a, time_saved_pct=None) for a in study.arms)
+    contrasts = tuple(dataclasses.replace(c, time_saved_pct=None) for c in study.contrasts)
+    mixed = dataclasses.replace(
+        study, arms=arms, contrasts=contrasts, machines=("one processor", "another")
+    )
+    for told, expected in ((study, False), (mixed, True)):
+        words = Page(render(make_report([told], tmp_path))).words
+        assert ("2 machines (one processor; another)" in words) is expected
 
 
 def test_a_run_under_way_and_one_that_diverged_are_told_as_such(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import pytest
 import torch
 
 from stability_probe.config import RunConfig
+from stability_probe.device import cpu_name
 from stability_probe.errors import MissingError
 from stability_probe.progress import Quiet
 from stability_probe.records import EpochRecord, RunResult
@@ -285,6 +286,22 @@ def test_a_run_stopped_between_two_writes_goes_on_as_if_it_had_not(
     journal = read_records(cut.root / DEBA.run_id() / "epochs.jsonl")
     assert tuple(journal) == result.epochs
     assert_same_state(load_checkpoint(cut, DEBA), load_checkpoint(whole, DEBA))
+
+
+def test_a_run_that_goes_on_elsewhere_names_both_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    for name in ("first", "first", "second"):
+        with monkeypatch.context() as patch:
+            patch.setattr(RUN, "device_name", lambda _, name=name: name)
+            stop_after(patch, "write_bytes", 2)
+            with pytest.raises(StopNow):
+                run(DEBA, store)
+    result = run(DEBA, store)
+    assert result.status == "finished"
+    names = result.environment["device_name"].split(", then ")
+    assert names == ["first", "second", cpu_name()]
 
 
 SEQUENCE = [16, 16, 24, 40, 16, 16]

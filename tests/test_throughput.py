@@ -164,3 +164,4 @@ def test_a_real_curve_has_a_point_for_each_size() -> None:
     assert [p.batch_size for p in curve.points] == [16, 64, 128]
     assert all(p.samples_per_s > 0 for p in curve.points)
     assert curve.time_s > 0
+    assert curve.device_name == device.cpu_name()

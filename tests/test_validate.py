@@ -14,7 +14,7 @@ from predictor import validate as module
 from predictor.summary import validation_failed
 from predictor.validate import judge, validate
 from stability_probe.config import RunConfig
-from stability_probe.errors import RunError
+from stability_probe.errors import RunError, UsageError
 from stability_probe.records import Characterization, Prediction, RunResult
 from stability_probe.store import Store, read_characterization
 from tests.predictor_factories import (
@@ -107,6 +107,7 @@ class Bench:
         self.calls: list[str] = []
         self.configs: list[RunConfig] = []
         self.diverges: tuple[str, int] | None = None
+        self.elsewhere: tuple[str, int] | None = None
         monkeypatch.setattr(module, "characterize", self.characterize)
         monkeypatch.setattr(module, "predict", self.predict)
         monkeypatch.setattr(module, "run", self.run)
@@ -136,6 +137,8 @@ class Bench:
             cpu_s=(speed,) * 4,
             status="diverged" if lost else "finished",
         )
+        if self.elsewhere == (config.scheduler, config.seed):
+            result = dataclasses.replace(result, environment={"device_name": "another"})
         return dataclasses.replace(result, config=config.to_dict(), run_id=config.run_id())
 
 
@@ -181,6 +184,17 @@ def test_runs_are_paired_by_seed_and_differ_in_the_schedule_only(
 def test_another_schedule_is_run_when_asked_for(bench: Bench, tmp_path: Path) -> None:
     validate(CONFIG, seeds=(0,), store=Store(tmp_path), scheduler="fixed")
     assert bench.calls[2:] == ["fixed 0", "fixed 0"]
+
+
+@pytest.mark.parametrize("which", [("fixed", 1), ("deba", 1)])
+def test_a_stored_run_of_another_machine_is_not_what_was_predicted(
+    bench: Bench, tmp_path: Path, which: tuple[str, int]
+) -> None:
+    bench.elsewhere = which
+    with pytest.raises(UsageError, match=r"run of another machine \(another; here") as caught:
+        validate(CONFIG, seeds=(0, 1), store=Store(tmp_path))
+    assert f"-{which[0]}-s1-" in str(caught.value)
+    assert bench.calls[-1] == f"{which[0]} 1", "nothing is trained in vain after it"
 
 
 @pytest.mark.parametrize("which", [("fixed", 1), ("deba", 1)])
