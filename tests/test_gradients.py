@@ -131,6 +131,17 @@ def test_narrow_gradients_are_added_up_in_float32(dtype: torch.dtype) -> None:
     assert micro_batches.mean_squared_norm().item() == pytest.approx(expected, rel=1e-6)
 
 
+def test_gradients_in_float64_are_added_up_in_float64() -> None:
+    """All but a part in 10¹⁰ of them cancels, which float32 would lose."""
+    weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    with gradients.taken([weight]) as micro_batches:
+        for slope in (1.0 + 1e-10, -1.0):
+            (weight * slope).sum().backward()
+            micro_batches.next()
+    expected = pytest.approx((0.5e-10) ** 2, rel=1e-4, abs=0)
+    assert micro_batches.mean_squared_norm().item() == expected
+
+
 @given(st.permutations(range(6)), st.permutations(range(6)), st.floats(1e-3, 1e3))
 def test_order_changes_nothing_and_scale_what_it_must(
     samples: list[int], order: list[int], scale: float
