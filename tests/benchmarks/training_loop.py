@@ -1,7 +1,7 @@
 """The project's training loop beside the tightest plain one, and beside timm's benchmark.
 
-    python -m tests.benchmarks.training_loop [--rounds 7] [--batch-sizes 32,128,512] [--small]
-        [--json]
+    python -m tests.benchmarks.training_loop [--rounds 7] [--batch-sizes 32,128,512]
+        [--models a,b] [--small] [--json]
 
 One thread, images of CIFAR's shape, CPU seconds of epochs of a few steps, arms taking turns:
 
@@ -11,6 +11,8 @@ One thread, images of CIFAR's shape, CPU seconds of epochs of a few steps, arms 
   optimizer, precision and memory format.
 - `timm`: the step of timm's benchmark.py (`--bench train`) with its defaults: one random batch,
   contiguous, `create_optimizer_v2(opt="sgd", lr=1e-4)`; but our weight decay, which has its price.
+- `noise`: `plain` once more in the same round, over `plain`: what a ratio of equals looks like on
+  this machine. A difference that its quartiles contain is none.
 - `loading`: what `ours` spends on making its batches, alone.
 
 The memory format is the one that the project chooses by measurement for that model.
@@ -109,7 +111,8 @@ def random_images(count: int, augment: bool = True) -> Dataset:
 
 
 def compare(model: str, size: int, channels_last: str, rounds: int) -> dict[str, Ratio]:
-    """Ratios of images/s: of `ours` to `plain` and to `timm`; of `loading` to `ours`, seconds."""
+    """Ratios of images/s: of `ours` to `plain` and to `timm`, of `plain` to itself; of `loading` to
+    `ours`, seconds."""
     config = RunConfig(
         model=model,
         batch_size=size,
@@ -148,12 +151,14 @@ def compare(model: str, size: int, channels_last: str, rounds: int) -> dict[str,
                 "plain": lambda: plain_steps(bare.model, bare.optimizer, batches),
                 "timm": lambda: timm_steps(theirs, optimizer, size, steps),
                 "loading": lambda: loading(mine, data, size),
+                "again": lambda: plain_steps(bare.model, bare.optimizer, batches),
             },
             rounds,
         )
     return {
         "plain": ratio(taken["plain"], taken["ours"]),
         "timm": ratio(taken["timm"], taken["ours"]),
+        "noise": ratio(taken["plain"], taken["again"]),
         "loading": ratio(taken["loading"], taken["ours"]),
     }
 
@@ -162,11 +167,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch-sizes", default="32,128,512")
+    parser.add_argument("--models", default=",".join(PAPER))
     parser.add_argument("--small", action="store_true", help="tiny nets, to try the script")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    models = ("test_resnet", "test_vit") if args.small else PAPER
+    models = ["test_resnet", "test_vit"] if args.small else args.models.split(",")
     rows = {}
     for model in models:
         config = RunConfig(model=model, batch_size=32, threads=1, device="cpu")
@@ -181,7 +187,7 @@ def main() -> None:
             if not args.json:
                 print(
                     f"{model:24} {size:4} {choice.memory_format:14} plain {found['plain']}"
-                    f"  timm {found['timm']}  loading {found['loading']}",
+                    f"  timm {found['timm']}  noise {found['noise']}  loading {found['loading']}",
                     flush=True,
                 )
     if args.json:
