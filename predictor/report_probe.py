@@ -38,7 +38,8 @@ def probe_section(key: str, probed: Probed, root: Path) -> Section:
     c, p = probed.characterization, probed.prediction
     config = c.config
     grounds = make_grounds(c)
-    pairs = stored_pairs(c, root)
+    stored = stored_pairs(c, root)
+    pairs = _of_its_machine(stored, c)
     validation = judged(c, p, pairs) if pairs else None
     gained = headroom_words(c.curve, config["batch_size"])
     parts = [measured_part(key, validation, pairs)] if validation else []
@@ -62,25 +63,30 @@ def probe_section(key: str, probed: Probed, root: Path) -> Section:
         f"samples; first {config['window_epochs']} of {config['epochs']} epochs at batch "
         f"{config['batch_size']}, {counted(len(c.seeds), 'seed')}, {config['optimizer']} at "
         f"{config['lr']:g}",
-        verdict=verdict_of(p, (*_changed_since(p, grounds), *_measured_note(validation))),
+        verdict=verdict_of(
+            p, (*_changed_since(p, grounds), *_measured_note(c, stored, validation))
+        ),
         gain=gain_of(validation, gained) if validation else predicted_gain(p, gained),
         parts=tuple(parts),
     )
 
 
 def stored_pairs(c: Characterization, root: Path) -> list[Pair]:
-    """Full runs in `root` of what the probe spoke of, made on the machine that it was made on:
-    fixed, and DEBA as the corpus reads it."""
+    """Full runs in `root` of what the probe spoke of: fixed, and DEBA as the corpus reads it."""
     pairs = []
     for seed in c.seeds:
         fixed = dataclasses.replace(RunConfig.from_dict(c.config), seed=seed)
         args = dict(CORPUS_READING)
         adaptive = dataclasses.replace(fixed, scheduler="deba", scheduler_args=args)
         found = [finished_run(run, root, c.curve.memory_format) for run in (fixed, adaptive)]
-        here = [r for r in found if r and machine_of(r.environment) == machine_of(c.environment)]
-        if len(here) == 2:
-            pairs.append((here[0], here[1]))
+        if found[0] and found[1]:
+            pairs.append((found[0], found[1]))
     return pairs
+
+
+def _of_its_machine(pairs: Sequence[Pair], c: Characterization) -> list[Pair]:
+    here = machine_of(c.environment)
+    return [pair for pair in pairs if all(machine_of(r.environment) == here for r in pair)]
 
 
 def judged(c: Characterization, p: Prediction, pairs: Sequence[Pair]) -> Validation:
@@ -132,7 +138,15 @@ def _changed_since(p: Prediction, grounds: Grounds) -> tuple[str, ...]:
     )
 
 
-def _measured_note(v: Validation | None) -> tuple[str, ...]:
+def _measured_note(
+    c: Characterization, stored: Sequence[Pair], v: Validation | None
+) -> tuple[str, ...]:
+    if v is None and stored:
+        there = dict.fromkeys(machine_of(r.environment) for pair in stored for r in pair)
+        return (
+            f"Full runs of it are stored here, but of another machine ({'; '.join(there)}) than "
+            f"it speaks of ({machine_of(c.environment)}).",
+        )
     if v is None:
         return ("No full runs of it are stored here; probe validate makes them.",)
     return (

@@ -32,15 +32,14 @@ def machine_of(environment: Mapping[str, str]) -> str:
     >>> machine_of({"device_name": "AMD EPYC", "threads": "1", "torch": "2.14.1+cu130"})
     'AMD EPYC, 1 thread, torch 2.14.1+cu130'
     """
-    told = {name: environment.get(name, "") for name in ("threads", "torch", "processes")}
-    if environment.get("cuda"):  # the processor's threads feed a card, they do not train
-        told["threads"] = ""
-    parts = [
-        environment.get("device_name", ""),
-        told["threads"] and f"{told['threads']} thread" + ("s" if told["threads"] != "1" else ""),
-        told["torch"] and f"torch {told['torch']}",
-        told["processes"] and f"{told['processes']} processes",
-    ]
+    threads, processes = environment.get("threads"), environment.get("processes")
+    parts = [environment.get("device_name")]
+    if threads and not environment.get("cuda"):  # they feed a card, they do not train
+        parts.append(f"{threads} thread" + ("" if threads == "1" else "s"))
+    if environment.get("torch"):
+        parts.append(f"torch {environment['torch']}")
+    if processes:
+        parts.append(f"{processes} processes")
     return ", ".join(part for part in parts if part)
 
 
