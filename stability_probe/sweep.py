@@ -115,7 +115,7 @@ def measure_curves(
 
     Measured once and stored under ROOT/curves; `step_id` says which runs share one.
     """
-    from stability_probe.device import use_threads
+    from stability_probe.device import free_memory, resolve_device, use_threads
     from stability_probe.run import load_run_data
     from stability_probe.throughput import (
         choose_memory_format,
@@ -140,6 +140,8 @@ def measure_curves(
                     with_memory_format(config, choice.memory_format), data, sizes, choice
                 )
             write_json(path, to_plain(curve))
+            # This process lives as long as the runs: what it reserved on a card they would lack.
+            free_memory(resolve_device(config.device))
         curves[path] = from_plain(ThroughputCurve, read_json(path))
     return curves
 

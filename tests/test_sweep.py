@@ -8,15 +8,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 import cli
-from stability_probe import executors, throughput
+from stability_probe import device, executors, sweep, throughput
 from stability_probe.config import RunConfig, with_memory_format
 from stability_probe.errors import MissingError, UsageError
 from stability_probe.executors import LocalProcesses, make_executor
@@ -307,6 +308,30 @@ def test_a_curve_is_measured_once_a_model(root: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(throughput, "measure_throughput", fail)
     assert measure_curves(configs, root) == curves
+
+
+def test_what_a_curve_took_is_given_back_before_the_runs(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a card this process would keep it reserved for as long as they train."""
+    happened: list[str] = []
+
+    def told(name: str, answer: Any = None) -> Callable[..., Any]:
+        return lambda *_, **__: (happened.append(name), answer)[1]
+
+    monkeypatch.setattr(throughput, "measure_throughput", told("curve", make_curve([16], [1.0])))
+    monkeypatch.setattr(device, "free_memory", told("given back"))
+    monkeypatch.setattr(sweep, "run_all", told("runs", {}))
+    models = [make_config(0, channels_last=flag) for flag in ("on", "off")]
+    run_sweep(alone(models), root, LocalProcesses(1))
+    assert happened == ["curve", "given back", "curve", "given back", "runs"]
+
+
+@pytest.mark.gpu
+def test_a_curve_leaves_nothing_reserved_on_the_card(root: Path) -> None:
+    measure_curves([make_config(0, device="cuda", channels_last="off")], root)
+    assert torch.cuda.memory_allocated() == 0
+    assert torch.cuda.memory_reserved() < 2**26  # libraries keep some workspace
 
 
 def test_runs_share_a_curve_where_their_steps_are_alike(root: Path) -> None:
