@@ -26,10 +26,10 @@ from stability_probe import probe
 from stability_probe.config import RunConfig
 from stability_probe.datasets import load_dataset, normalize
 from stability_probe.models import num_params
-from stability_probe.records import ThroughputCurve, ThroughputPoint
 from stability_probe.state import make_state
 from tests.benchmarks.interleaved import cpu_seconds, ratio
 from tests.benchmarks.training_loop import plain_steps
+from tests.factories import make_curve
 
 BASE = RunConfig(
     model="vit_tiny_patch16_224",
@@ -45,12 +45,7 @@ BASE = RunConfig(
     channels_last="off",
 )
 SMALL = dataclasses.replace(BASE, model="test_vit", limit=64, batch_size=16)
-CURVE = ThroughputCurve(
-    points=(ThroughputPoint(batch_size=64, samples_per_s=1.0, spread=0.0),),
-    memory_format="contiguous",
-    memory_format_reason="",
-    busy=False,
-)
+CURVE = make_curve([64], [1.0])
 Point = tuple[float, RunConfig, int]
 """How much of the factor, the config, and how many seeds."""
 
