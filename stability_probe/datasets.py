@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from stability_probe.crops import read_crops
 from stability_probe.dataset_files import read_cifar, read_fashion_mnist
+from stability_probe.device import send
 from stability_probe.errors import ProbeError, UsageError
 from stability_probe.image_folder import read_image_folder
 from stability_probe.labelled_images import (
@@ -51,6 +52,16 @@ class Dataset:
         """The same data set with its tensors on `device`."""
         names = ("train_images", "train_labels", "test_images", "test_labels")
         return dataclasses.replace(self, **{n: getattr(self, n).to(device) for n in names})
+
+    @cached_property
+    def scale(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of a pixel, each [3, 1, 1], beside the images."""
+        device = self.train_images.device
+        mean, std = (
+            (255 * torch.tensor(values).view(-1, 1, 1)).to(device)
+            for values in (self.mean, self.std)
+        )
+        return mean, std
 
 
 def load_dataset(
@@ -96,11 +107,8 @@ def dataset_names() -> list[str]:
 
 
 def normalize(images: Tensor, dataset: Dataset) -> Tensor:
-    """uint8 [B, 3, H, W] to float32 (x / 255 - mean) / std, on the images' device."""
-    mean, std = (
-        _move(255 * torch.tensor(values).view(-1, 1, 1), images.device)
-        for values in (dataset.mean, dataset.std)
-    )
+    """uint8 [B, 3, H, W] to float32 (x / 255 - mean) / std, on the data set's device."""
+    mean, std = dataset.scale
     return images.float().sub_(mean).div_(std)
 
 
@@ -108,15 +116,20 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """Flip each image of a uint8 [B, C, H, W] batch by chance and shift it by up to an eighth.
 
     A shift is a crop of the image padded by reflection with H // 8 and W // 8 pixels. `generator`
-    is a CPU generator, so that a seed gives the same images on every device.
+    is a CPU generator, so that a seed gives the same images on every device. What it draws, three
+    numbers an image, is all that travels.
     """
     batch, channels, height, width = images.shape
-    rows = _shifted(batch, height, generator)
-    columns = _shifted(batch, width, generator)
+    down, across = (
+        torch.randint(-(side // 8), side // 8 + 1, (batch, 1), generator=generator)
+        for side in (height, width)
+    )
     flip = torch.rand(batch, 1, generator=generator) < 0.5
-    columns = torch.where(flip, columns.flip(1), columns)
+    down, across, flip = send(torch.stack([down, across, flip]), images.device)
+    rows, columns = _shifted(height, down), _shifted(width, across)
+    columns = torch.where(flip.bool(), columns.flip(1), columns)
     # One gather of pixels by flat index is five times faster than indexing rows and columns.
-    source = _move(rows[:, :, None] * width + columns[:, None, :], images.device)
+    source = rows[:, :, None] * width + columns[:, None, :]
     source = source.view(batch, 1, -1).expand(-1, channels, -1)
     return images.reshape(batch, channels, -1).gather(2, source).view(images.shape)
 
@@ -210,16 +223,9 @@ def _channel_stats(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
-def _move(values: Tensor, device: torch.device) -> Tensor:
-    # Without waiting: a synchronous copy here would stall a GPU at every step.
-    return values.to(device, non_blocking=device.type == "cuda")
-
-
-def _shifted(batch: int, size: int, generator: torch.Generator) -> Tensor:
-    """Source index [batch, size] of each pixel on an axis shifted and reflected at its ends."""
-    pad = size // 8
-    offset = torch.randint(-pad, pad + 1, (batch, 1), generator=generator)
-    index = (torch.arange(size) + offset).abs()
+def _shifted(size: int, offset: Tensor) -> Tensor:
+    """Source index [B, size] of each pixel on an axis shifted by `offset` [B, 1] and reflected."""
+    index = (torch.arange(size, device=offset.device) + offset).abs()
     return size - 1 - (size - 1 - index).abs()
 
 

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from stability_probe.errors import UsageError
 
@@ -37,6 +38,16 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """A small tensor of the CPU, on the device, without waiting for what that still computes.
+
+    From pageable memory a copy to a card waits for all that was launched before it.
+    """
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

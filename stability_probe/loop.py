@@ -263,7 +263,8 @@ def load_batch(
 ) -> tuple[Tensor, Tensor]:
     """uint8 images and labels of the index batch; augmented when a generator is given.
 
-    The whole batch is augmented at once, so that its images do not depend on how it is split.
+    An index that is on the device already, as an epoch's are, is not waited for. The whole batch
+    is augmented at once, so that its images do not depend on how it is split.
     """
     index = batch.to(state.device)
     images = data.train_images[index]
@@ -333,7 +334,7 @@ def measure_noise_scale(
     )
     state.optimizer.zero_grad(set_to_none=True)
     with _left_alone(state), gradients.taken(state.model.parameters()) as micro_batches:
-        for batch in torch.split(order[: count * size], size):
+        for batch in torch.split(order[: count * size].to(state.device), size):
             images, labels = load_batch(data, batch, state)
             backward(state.model, state, data, images, labels, config.precision)
             micro_batches.next()
@@ -390,7 +391,9 @@ def _train_epoch(
     synchronize(state.device)
     wall, cpu = time.perf_counter(), time.process_time()
     smallest = 2 * state.world.size
-    batches = epoch_batches(len(data.train_labels), state.batch_size, shuffle, smallest)
+    batches = epoch_batches(
+        len(data.train_labels), state.batch_size, shuffle, smallest, state.device
+    )
     stride = measured_stride(len(batches))
     loss_sum = torch.zeros((), device=state.device)
     sums = torch.zeros(-(-len(batches) // stride), 2, device=state.device)

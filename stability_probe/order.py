@@ -19,14 +19,18 @@ def generator_for(seed: int, epoch: int, purpose: str) -> torch.Generator:
 
 
 def epoch_batches(
-    num_samples: int, batch_size: int, generator: torch.Generator, smallest: int = 2
+    num_samples: int,
+    batch_size: int,
+    generator: torch.Generator,
+    smallest: int = 2,
+    device: torch.device | None = None,
 ) -> list[Tensor]:
-    """Index batches of one epoch: every sample exactly once, in random order.
+    """Index batches of one epoch, on `device`: every sample exactly once, in random order.
 
     Fewer than `smallest` samples left over join the batch before them, since BatchNorm cannot
-    train on one.
+    train on one. They go to the device together: one by one, each would be waited for.
     """
-    order = torch.randperm(num_samples, generator=generator)
+    order = torch.randperm(num_samples, generator=generator).to(device=device)
     return list(torch.split(order, batch_lengths(num_samples, batch_size, smallest)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -174,18 +175,22 @@ def _point(size: int, seconds: list[float]) -> ThroughputPoint:
 
 
 def _time_step(state: TrainState, data: Dataset, config: RunConfig, size: int) -> float:
-    """Seconds one step takes, averaged over as many as fill the shortest timing."""
-    steps, total = 0, 0.0
-    while total < MIN_TIMING_S:
-        total += _steps(state, data, config, size, 1)
-        steps += 1
-    return total / steps
+    """Seconds one step takes, averaged over as many as fill the shortest timing.
+
+    All but the first run without a wait between them, as in training: the next step is launched
+    while the device still computes.
+    """
+    first = _steps(state, data, config, size, 1)
+    more = math.ceil(MIN_TIMING_S / max(first, 1e-6)) - 1
+    if more < 1:
+        return first
+    return (first + _steps(state, data, config, size, more)) / (1 + more)
 
 
 def _steps(state: TrainState, data: Dataset, config: RunConfig, size: int, count: int) -> float:
     """Seconds that `count` training steps on the first samples take."""
     generator = torch.Generator().manual_seed(0)
-    index = torch.arange(size) % len(data.train_labels)
+    index = torch.arange(size, device=state.device) % len(data.train_labels)
     state.model.train()
     synchronize(state.device)
     begin = time.perf_counter()

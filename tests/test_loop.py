@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -91,19 +92,24 @@ def test_an_epoch_is_that_of_a_plain_loop() -> None:
     assert (record.updates, record.samples, record.num_measured_steps) == (6, 97, 6)
 
 
-class Reads(TorchDispatchMode):
-    """Counts what makes the host wait for the device: reading a number, copying to the host."""
+class Traffic(TorchDispatchMode):
+    """Counts numbers read by the host, which wait for the device, and values sent to a device."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.count = 0
+        self.reads = 0
+        self.sent: list[int] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         waits = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
-        self.count += func in waits
-        return func(*args, **(kwargs or {}))
+        self.reads += func in waits
+        out = func(*args, **(kwargs or {}))
+        tensors = [x for x in (*args, out) if isinstance(x, torch.Tensor)]
+        if len({x.device.type for x in tensors if x.dim()}) > 1:
+            self.sent += [x.numel() for x in tensors if x.device.type == "cpu"]
+        return out
 
 
 def test_a_step_with_signals_waits_for_no_number() -> None:
@@ -112,14 +118,58 @@ def test_a_step_with_signals_waits_for_no_number() -> None:
     state = make_state(CONFIG, dataset)
     state.model.train()
     sums = torch.zeros(2)
-    with Reads() as reads:
+    with Traffic() as traffic:
         images, labels = loop.load_batch(dataset, torch.arange(16), state, torch.Generator())
         loss = loop.train_step(state, dataset, images, labels, "float32", sums)
-    assert reads.count == 0
+    assert traffic.reads == 0
     assert sums[0] > 0
-    with Reads() as reads:
+    with Traffic() as traffic:
         loss.item()
-    assert reads.count == 1
+    assert traffic.reads == 1
+
+
+def test_a_step_sends_its_draws_to_the_device_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three numbers an image: its index is there already, its pixels never leave."""
+    monkeypatch.setattr(loop, "autocast", lambda *_: nullcontext())  # unknown to this device
+    dataset = dataclasses.replace(blobs(), augment=True)
+    state = make_state(CONFIG, dataset)
+    there = torch.device("meta")
+    state.model.to(there).train()
+    state.device = there
+    data = dataset.to(there)
+    normalize(data.train_images[:2], data)
+    shuffle = generator_for(0, 1, "order")
+    batches = epoch_batches(len(data.train_labels), 16, shuffle, device=there)
+    sums = torch.zeros(2, device=there)
+    with Traffic() as traffic:
+        images, labels = loop.load_batch(data, batches[0], state, torch.Generator())
+        loop.train_step(state, data, images, labels, "float32", sums)
+    assert (traffic.reads, traffic.sent) == (0, [3 * 16])
+
+
+@pytest.mark.gpu
+def test_no_step_of_an_epoch_waits_for_a_gpu() -> None:
+    """The same, told by the device itself; only whole epochs are waited for."""
+    dataset = dataclasses.replace(blobs(), augment=True)
+    state = make_state(with_fields(device="cuda"), dataset)
+    state.model.train()
+    data = dataset.to("cuda")
+    batches = epoch_batches(len(data.train_labels), 16, torch.Generator(), device=state.device)
+    sums = torch.zeros(2, device=state.device)
+
+    def steps() -> None:
+        for batch in batches:
+            images, labels = loop.load_batch(data, batch, state, torch.Generator())
+            loop.train_step(state, data, images, labels, "float32", sums)
+
+    steps()  # sets up what waits once: libraries, pinned memory
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        steps()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_evaluation_is_the_plain_mean_and_changes_nothing() -> None:

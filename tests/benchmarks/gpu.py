@@ -85,7 +85,9 @@ class Bench:
     def load(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """An augmented batch, by index."""
         generator = torch.Generator().manual_seed(0)
-        return load_batch(self.data, torch.arange(size), self.state, generator)
+        return load_batch(
+            self.data, torch.arange(size, device=self.state.device), self.state, generator
+        )
 
     def loading(self, size: int) -> float:
         """The loading alone."""
