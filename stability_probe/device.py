@@ -14,6 +14,16 @@ from torch import Tensor
 
 from stability_probe.errors import UsageError
 
+_NO_MEMORY = (
+    "out of memory",  # CUDA and MPS
+    "can't allocate memory",  # the allocator of a CPU, which has two words for it
+    "not enough memory",
+    "alloc_failed",  # cuBLAS, cuDNN
+    "allocation_failed",
+    "could not create a memory",  # oneDNN
+)
+"""Words of errors that a smaller batch may mend."""
+
 
 def resolve_device(name: str) -> torch.device:
     """The device that auto, cuda, mps or cpu stands for. Raises `UsageError` if it is absent."""
@@ -51,9 +61,13 @@ def send(values: Tensor, device: torch.device) -> Tensor:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an operation failed for lack of memory; a CPU allocator raises a RuntimeError."""
+    """Whether an operation failed for lack of memory.
+
+    Only torch's own allocators for a device raise a type of their own. Of other errors the words
+    tell, and not the word alone: an "illegal memory access" is a bug that no smaller batch mends.
+    """
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and "memory" in str(error).lower()
+        isinstance(error, RuntimeError) and any(w in str(error).lower() for w in _NO_MEMORY)
     )
 
 

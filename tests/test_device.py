@@ -10,9 +10,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stability_probe import device
-from stability_probe.device import available_memory, largest_that_fits
+from stability_probe.device import available_memory, is_out_of_memory, largest_that_fits
 
 CPU, OTHER = torch.device("cpu"), torch.device("meta")
+
+
+def test_a_cpu_that_cannot_allocate_is_out_of_memory() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**56, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "lacking"),
+    [
+        (torch.OutOfMemoryError("no room"), True),
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("could not create a memory object"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (RuntimeError("unsupported memory format option Preserve"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_only_what_a_smaller_batch_mends_is_out_of_memory(error: Exception, lacking: bool) -> None:
+    assert is_out_of_memory(error) is lacking
 
 
 def test_available_memory_reads_the_system(tmp_path: Path) -> None:
