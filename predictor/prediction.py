@@ -36,5 +36,9 @@ def predict(c: Characterization, corpus: Path | None = None) -> Prediction:
         unlike=unlike or fitted.no_skill,
         hopeless=None if c.curve.busy else too_little_headroom(cases[0]),
         basis=fitted.basis,
-        alternative=larger_fixed_batch(cases[0], float(told.time_saved_pct.mean())),
+        alternative=(
+            None
+            if c.curve.busy
+            else larger_fixed_batch(cases[0], float(told.time_saved_pct.mean()))
+        ),
     )

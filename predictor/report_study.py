@@ -15,10 +15,18 @@ from predictor.report_parts import (
     verdict_of,
 )
 from predictor.reproduce import is_ablation, study_command, validate_command
-from stability_probe.advice import best_arm, time_saved
+from stability_probe.advice import choose, time_saved
 from stability_probe.records import ArmOutcome, Difference, Study, Validation
 from stability_probe.words import counted, signed
 
+_HEADLINES = {
+    "use": "USE {arm}",
+    "likely": "MOST SAVED by {arm}",
+    "keep": "KEEP the batch at {batch}",
+    "unknown": "CANNOT SAY",
+    "ablation": "MEASURED",
+}
+_CHOICE_GROUPS = {"use": 0, "likely": 1, "unknown": 1, "keep": 2}
 _COLUMNS = ("arm", "role", "time s", "saved %", "by the curve %", "accuracy %", "points", "updates")
 
 
@@ -78,12 +86,14 @@ def validation_section(key: str, v: Validation) -> Section:
 
 
 def _verdict(study: Study) -> Verdict:
-    best = None if is_ablation(study) else best_arm(study)
-    words = "MEASURED" if is_ablation(study) else f"KEEP the batch at {study.config['batch_size']}"
+    choice = None if is_ablation(study) else choose(study)
+    best = choice.arm if choice else None
+    words = _HEADLINES[choice.kind if choice else "ablation"].format(
+        arm=best.name if best else "", batch=study.config["batch_size"]
+    )
     facts = []
     saved = time_saved(study, best) if best else None
     if best and saved and best.accuracy_delta_pp:
-        words = f"USE {best.name}"
         facts += [
             Fact(
                 name="time saved",
@@ -105,7 +115,7 @@ def _verdict(study: Study) -> Verdict:
                 "samples alone",
             )
         )
-    tone = "good" if best else "plain"
+    tone = "good" if choice and choice.kind == "use" else "plain"
     return Verdict(words=words, tone=tone, reason=study.advice, facts=tuple(facts))
 
 
@@ -205,7 +215,7 @@ def _contrasts_part(key: str, study: Study) -> Part:
                 (
                     c.name,
                     c.time_saved_pct.mean if c.time_saved_pct else None,
-                    c.curve_saved_pct.mean,
+                    c.curve_saved_pct.mean if c.curve_saved_pct else None,
                     c.accuracy_delta_pp.mean,
                 )
                 for c in study.contrasts
@@ -227,11 +237,12 @@ def _claims_part(study: Study) -> Part:
 
 def _gain(study: Study) -> Gain:
     headroom = headroom_words(study.curve, study.config["batch_size"])
-    arm = None if is_ablation(study) else best_arm(study)
+    choice = None if is_ablation(study) else choose(study)
+    arm = choice.arm if choice else None
+    group = _CHOICE_GROUPS[choice.kind] if choice else 3
     saved = time_saved(study, arm) if arm else None
     if arm is None or saved is None or arm.accuracy_delta_pp is None:
-        known = "ablation" if is_ablation(study) else f"measured, {len(study.arms)} arms"
-        group = 3 if is_ablation(study) else 2
+        known = f"measured, {len(study.arms)} arms" if choice else "ablation"
         return Gain(
             group=group,
             time_saved_pct=None,
@@ -241,7 +252,7 @@ def _gain(study: Study) -> Gain:
             known=known,
         )
     return Gain(
-        group=0,
+        group=group,
         time_saved_pct=saved.mean,
         time_saved=f"{_difference(saved, 0)} %",
         accuracy=_difference(arm.accuracy_delta_pp, 1),

@@ -158,7 +158,10 @@ def validation_table(v: Validation) -> Group:
 
 
 def validation_failed(v: Validation) -> bool:
-    """Whether the prediction was wrong: outside its interval, or of the wrong class."""
+    """Whether the prediction was wrong: outside its interval, or of the wrong class.
+
+    The interval is told with every verdict, and so with none.
+    """
     return not v.inside_interval or v.class_correct is False
 
 
@@ -178,8 +181,10 @@ def _closing_lines(c: Characterization, p: Prediction) -> Text:
 
 
 def _outcome(v: Validation) -> Text:
+    if v.class_correct is None:
+        inside = "lies inside" if v.inside_interval else "does not lie inside"
+        words = f"no verdict was given; the measured outcome {inside} the intervals"
+        return Text(words, "bold" if v.inside_interval else "bold red")
     if validation_failed(v):
         return Text("the prediction FAILED", "bold red")
-    if v.class_correct is None:
-        return Text("no verdict was given; the measured outcome lies inside the intervals", "bold")
     return Text("the prediction held", "bold green")

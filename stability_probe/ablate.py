@@ -10,7 +10,7 @@ from typing import Any
 from stability_probe import metrics
 from stability_probe.config import RunConfig
 from stability_probe.errors import RunError
-from stability_probe.paired import mean_interval
+from stability_probe.paired import EQUIVALENCE_LEVEL, mean_interval
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import ArmOutcome, Claim, RunResult, Study, ThroughputCurve
 from stability_probe.run import load_run_data
@@ -30,8 +30,6 @@ from stability_probe.study import (
 REFERENCE = "deba"
 FIXED = "fixed"
 WHOLE_PROFILE = "whole profile"
-EQUIVALENCE_LEVEL = 0.90
-"""Of the interval that must lie within the margin: two one-sided tests at 5 % each."""
 
 _VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("window 5", {"window": 5}),
@@ -141,6 +139,9 @@ def judge(study: Study, text: str, without: Sequence[str]) -> Claim:
     otherwise.
     """
     arms = [arm for arm in study.arms if arm.name in without]
+    if study.curve.busy:
+        reason = "the throughput curve was measured on a busy machine"
+        return Claim(text=text, verdict="not decided", reason=reason)
     if any(arm.status != "finished" for arm in arms):
         lost = ", ".join(arm.name for arm in arms if arm.status != "finished")
         return Claim(text=text, verdict="not decided", reason=f"{lost} did not finish")
@@ -172,12 +173,15 @@ def _beyond(arm: ArmOutcome, sign: int) -> bool:
 
 
 def _not_worse(arm: ArmOutcome) -> bool:
-    return all(mean_interval(d.values, EQUIVALENCE_LEVEL)[0] > -margin for d, margin in _sides(arm))
+    return all(
+        mean_interval(d.values, EQUIVALENCE_LEVEL, d.resolution)[0] > -margin
+        for d, margin in _sides(arm)
+    )
 
 
 def _words(arm: ArmOutcome) -> str:
     parts = []
     for (difference, _), unit in zip(_sides(arm), ("% time", "points"), strict=True):
-        low, high = mean_interval(difference.values, EQUIVALENCE_LEVEL)
+        low, high = mean_interval(difference.values, EQUIVALENCE_LEVEL, difference.resolution)
         parts.append(f"{difference.mean:+.1f} {unit} ({low:+.1f} to {high:+.1f})")
     return f"{arm.name}: {', '.join(parts)}"

@@ -2,18 +2,85 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from stability_probe import metrics
+from stability_probe.paired import EQUIVALENCE_LEVEL, mean_interval
 from stability_probe.records import ArmOutcome, Contrast, Difference, Study
 
 REPLAYED = "deba replayed"
 """The arm that takes DEBA's batch sequence without its signals."""
+CHOICES = ("fixed", "decay", "schedule")
+"""Roles of the arms that one may use; the others are there to compare with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What the runs say to use, and how sure they are."""
+
+    kind: str
+    """use (no loss of accuracy is ruled out), likely (one is not), keep, or unknown."""
+    arm: ArmOutcome | None
+    """None where it is to keep the batch, or where nothing was seen to save."""
+    words: str
+    """The sentence."""
 
 
 def advise(study: Study) -> str:
     """What to use for this model, and what DEBA's signals added to its batch sequence."""
-    return " ".join(
-        part for part in (_choice(study), _most_accurate(study), _signals(study)) if part
+    parts = (choose(study).words, _unfinished(study), _most_accurate(study), _signals(study))
+    return " ".join(part for part in parts if part)
+
+
+def choose(study: Study) -> Choice:
+    """The arm that saves most without costing accuracy; one that surely costs none goes first.
+
+    Its saving must exceed the noise. That its accuracy does not differ beyond the noise proves
+    nothing of it: few seeds see little, and of many arms the luckiest is looked at. So what its
+    interval does not rule out is said.
+    """
+    named = _finished(study)
+    if not named:
+        return Choice(
+            kind="unknown", arm=None, words="Cannot say: no arm but the reference finished."
+        )
+    if goes_by_curve(study) and study.curve.busy:
+        return Choice(
+            kind="unknown",
+            arm=None,
+            words="Cannot say what saves time: the runs are of two machines, and the throughput "
+            "curve was measured on a busy one.",
+        )
+    best = _saves_most(study, named)
+    if study.detectable_sd is None:
+        seen = f" Most seen: {best.name}, {_gain(study, best)}." if best else ""
+        return Choice(
+            kind="unknown",
+            arm=best,
+            words=f"Cannot say: one seed tells no difference from noise; use --seeds 0,1,2.{seen}",
+        )
+    beyond = [arm for arm in named if (t := time_saved(study, arm)) and t.larger_than_noise]
+    sure = _saves_most(study, [arm for arm in beyond if _lowest_accuracy(arm) >= _LIMIT])
+    if sure is not None:
+        return Choice(kind="use", arm=sure, words=f"Use {sure.name}: {_gain(study, sure)}.")
+    likely = _saves_most(study, beyond)
+    if likely is None:
+        return Choice(
+            kind="keep",
+            arm=None,
+            words=f"Keep the batch at {study.config['batch_size']}: nothing saved "
+            f"{metrics.MIN_TIME_SAVED_PCT:g} % of the time beyond the noise at an accuracy loss "
+            f"of at most {metrics.MAX_ACCURACY_LOSS_PP:g} points.",
+        )
+    return Choice(
+        kind="likely",
+        arm=likely,
+        words=f"Most saved by {likely.name}: {_gain(study, likely)}. {len(study.seeds)} seeds do "
+        f"not rule out that it loses {-_lowest_accuracy(likely):.1f} points.",
     )
+
+
+_LIMIT = -metrics.MAX_ACCURACY_LOSS_PP
 
 
 def goes_by_curve(study: Study) -> bool:
@@ -26,38 +93,46 @@ def time_saved(study: Study, outcome: ArmOutcome | Contrast) -> Difference | Non
     return outcome.curve_saved_pct if goes_by_curve(study) else outcome.time_saved_pct
 
 
-def best_arm(study: Study) -> ArmOutcome | None:
-    """The arm that saves most, of those that save enough beyond the noise and cost no accuracy."""
+def _finished(study: Study) -> list[ArmOutcome]:
+    return [a for a in study.arms if a.role in CHOICES and a.accuracy_delta_pp is not None]
+
+
+def _saves_most(study: Study, arms: list[ArmOutcome]) -> ArmOutcome | None:
+    """Of those that save enough and lost no accuracy in the mean."""
     usable = [
         (saved.mean, arm)
-        for arm in study.arms
-        if arm.role in ("fixed", "decay", "schedule")
-        and (saved := time_saved(study, arm)) is not None
+        for arm in arms
+        if (saved := time_saved(study, arm)) is not None
         and arm.accuracy_delta_pp is not None
-        and saved.larger_than_noise
         and saved.mean >= metrics.MIN_TIME_SAVED_PCT
-        and arm.accuracy_delta_pp.mean >= -metrics.MAX_ACCURACY_LOSS_PP
+        and not metrics.loses_accuracy(arm.accuracy_delta_pp.mean)
     ]
     return max(usable, key=lambda pair: pair[0])[1] if usable else None
 
 
-def _choice(study: Study) -> str:
-    arm = best_arm(study)
-    if arm is None:
-        return (
-            f"Keep the batch at {study.config['batch_size']}: nothing saved "
-            f"{metrics.MIN_TIME_SAVED_PCT:g} % of the time beyond the noise at an accuracy loss "
-            f"of at most {metrics.MAX_ACCURACY_LOSS_PP:g} points."
-        )
-    return f"Use {arm.name}: {_gain(study, arm)}."
+def _accuracy_ends(arm: ArmOutcome) -> tuple[float, float]:
+    assert arm.accuracy_delta_pp is not None
+    delta = arm.accuracy_delta_pp
+    return mean_interval(delta.values, EQUIVALENCE_LEVEL, delta.resolution)
+
+
+def _lowest_accuracy(arm: ArmOutcome) -> float:
+    return _accuracy_ends(arm)[0]
+
+
+def _unfinished(study: Study) -> str:
+    lost = [f"{arm.name} {arm.status}" for arm in study.arms if arm.accuracy is None]
+    return f"Not in every seed finished: {', '.join(lost)}." if lost else ""
 
 
 def _most_accurate(study: Study) -> str:
+    arms = _finished(study)
+    if study.detectable_sd is None or not arms:
+        return ""
     better = [
         (arm.accuracy_delta_pp.mean, arm)
-        for arm in study.arms
-        if arm.role in ("fixed", "decay", "schedule")
-        and arm.accuracy_delta_pp is not None
+        for arm in arms
+        if arm.accuracy_delta_pp is not None
         and arm.accuracy_delta_pp.larger_than_noise
         and arm.accuracy_delta_pp.mean > 0
     ]
@@ -72,14 +147,20 @@ def _gain(study: Study, arm: ArmOutcome) -> str:
     assert time is not None
     assert accuracy is not None
     less = "less" if time.mean >= 0 else "more"
+    ends = ""
+    if len(accuracy.values) > 1:
+        low, high = _accuracy_ends(arm)
+        ends = f" ({100 * EQUIVALENCE_LEVEL:.0f} % interval {low:+.1f} to {high:+.1f})"
     return (
-        f"{abs(time.mean):.0f} % {less} time{_how(study)} ({_told(time.larger_than_noise)}), "
-        f"accuracy {accuracy.mean:+.1f} points ({_told(accuracy.larger_than_noise)})"
+        f"{abs(time.mean):.0f} % {less} time{_how(study)}{_told(time)}, "
+        f"accuracy {accuracy.mean:+.1f} points{ends}"
     )
 
 
-def _told(larger: bool) -> str:
-    return "beyond the noise" if larger else "within the noise"
+def _told(difference: Difference) -> str:
+    if difference.p_value is None:
+        return ""
+    return " (beyond the noise)" if difference.larger_than_noise else " (within the noise)"
 
 
 def _how(study: Study) -> str:
@@ -88,24 +169,19 @@ def _how(study: Study) -> str:
 
 def _signals(study: Study) -> str:
     asked = [c for c in study.contrasts if c.against in (REPLAYED, "timed")]
-    if not asked:
+    if not asked or study.detectable_sd is None:
         return ""
     return " ".join(f"DEBA's signals gained {_gained(study, c)} over {c.name}." for c in asked)
 
 
 def _gained(study: Study, contrast: Contrast) -> str:
     time = time_saved(study, contrast)
-    assert time is not None
-    numbers = (
-        f"time {time.mean:+.0f} %{_how(study)}, "
-        f"accuracy {contrast.accuracy_delta_pp.mean:+.1f} points"
-    )
+    accuracy = contrast.accuracy_delta_pp
+    numbers = [f"time {time.mean:+.0f} %{_how(study)}"] if time else []
+    numbers.append(f"accuracy {accuracy.mean:+.1f} points")
     beyond = [
         word if difference.mean > 0 else f"a loss of {word}"
-        for word, difference in (
-            ("time", time),
-            ("accuracy", contrast.accuracy_delta_pp),
-        )
-        if difference.larger_than_noise
+        for word, difference in (("time", time), ("accuracy", accuracy))
+        if difference is not None and difference.larger_than_noise
     ]
-    return f"{' and '.join(beyond) or 'nothing beyond the noise'} ({numbers})"
+    return f"{' and '.join(beyond) or 'nothing beyond the noise'} ({', '.join(numbers)})"

@@ -20,7 +20,7 @@ from stability_probe.datasets import Dataset
 from stability_probe.errors import UsageError
 from stability_probe.optim import scale_lr
 from stability_probe.progress import Progress, Quiet
-from stability_probe.records import RunResult, Study, ThroughputCurve
+from stability_probe.records import Contrast, RunResult, Study, ThroughputCurve
 from stability_probe.run import load_run_data
 from stability_probe.schedulers import make_scheduler
 from stability_probe.schedulers.base import GRID
@@ -82,7 +82,15 @@ def compare(
 def compare_study(arms: Sequence[Arm], results: Results, curve: ThroughputCurve) -> Study:
     """The finished arms side by side, with the advice that follows."""
     study = make_study(arms, results, curve=curve, reference=FIXED, contrasts=CONTRASTS)
+    study = dataclasses.replace(study, contrasts=tuple(map(_as_it_speaks, study.contrasts)))
     return concluded(study, advise(study))
+
+
+def _as_it_speaks(contrast: Contrast) -> Contrast:
+    """Without the time of a replay: over all seeds it has the same batches as DEBA itself."""
+    if contrast.against != REPLAYED:
+        return contrast
+    return dataclasses.replace(contrast, time_saved_pct=None, curve_saved_pct=None)
 
 
 def check_schedulers(config: RunConfig, schedulers: Sequence[str], dataset: Dataset) -> None:

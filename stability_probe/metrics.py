@@ -202,6 +202,15 @@ def accuracy_delta_pp(adaptive: float, fixed: float) -> float:
     return 100.0 * (adaptive - fixed)
 
 
+def loses_accuracy(delta_pp: float) -> bool:
+    """Whether an accuracy change costs more than a benefit may.
+
+    Accuracies are whole numbers of test samples, so that a change of exactly the limit is common,
+    and as a difference of fractions, six digits each in a corpus, lies on either side of it.
+    """
+    return delta_pp < -MAX_ACCURACY_LOSS_PP - 1e-3
+
+
 def time_to_target_s(accuracies: Sequence[float], times_s: Sequence[float], target: float) -> float:
     """Training seconds until `target` accuracy is first reached; infinite on a miss."""
     elapsed = np.cumsum(times_s)
@@ -213,6 +222,6 @@ def time_to_target_s(accuracies: Sequence[float], times_s: Sequence[float], targ
 
 def benefit_class(time_saved_pct: float, accuracy_delta: float) -> str:
     """benefits, neutral or harms, from time saved (%) and accuracy change (pp)."""
-    if accuracy_delta < -MAX_ACCURACY_LOSS_PP:
+    if loses_accuracy(accuracy_delta):
         return "harms"
     return "benefits" if time_saved_pct >= MIN_TIME_SAVED_PCT else "neutral"

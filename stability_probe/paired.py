@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from stability_probe.records import Comparison, Difference, RunResult
 
 ALPHA = 0.05
 """Chance of calling one of a family of differences real when none is."""
+EQUIVALENCE_LEVEL = 0.90
+"""Level of the intervals of two one-sided tests at 5 %."""
 
 
 def clock_of(result: RunResult) -> str:
@@ -92,8 +95,10 @@ def compare_runs(fixed: RunResult, adaptive: RunResult) -> Comparison:
     )
 
 
-def t_test(differences: Sequence[float]) -> float | None:
+def t_test(differences: Sequence[float], resolution: float = 0.0) -> float | None:
     """Two-sided p-value of a paired t-test that the mean difference is zero; None for one pair.
+
+    What was measured in steps of `resolution` is not taken for steadier than that.
 
     >>> round(t_test([1.0, 2.0, 3.0]), 4)
     0.0742
@@ -101,12 +106,23 @@ def t_test(differences: Sequence[float]) -> float | None:
     if len(differences) < 2:
         return None
     values = np.asarray(differences, dtype=np.float64)
-    spread = values.std(ddof=1)
+    spread = _spread(values, resolution)
     if spread <= 1e-12 * np.abs(values).max():  # equal, up to rounding
         return 1.0 if values.mean() == 0 else 0.0
     from scipy import stats
 
-    return float(stats.ttest_1samp(values, 0.0).pvalue)
+    t = abs(values.mean()) * math.sqrt(len(values)) / spread
+    return float(2 * stats.t.sf(t, len(values) - 1))
+
+
+def _spread(values: Sequence[float] | np.ndarray[Any, Any], resolution: float) -> float:
+    """Sample standard deviation, but no less than rounding alone gives.
+
+    Each difference is of two values rounded to steps of `resolution`, and each of those is off by
+    `resolution` / √12. Two seeds that differ by the same number of test samples, which happens
+    by chance, would else be taken for certain.
+    """
+    return max(float(np.std(values, ddof=1)), resolution * math.sqrt(2 / 12))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -124,13 +140,16 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def mean_interval(values: Sequence[float], level: float) -> tuple[float, float]:
-    """Student's interval of the mean; unbounded for a single value."""
+def mean_interval(
+    values: Sequence[float], level: float, resolution: float = 0.0
+) -> tuple[float, float]:
+    """Student's interval of the mean, of values known in steps of `resolution`; unbounded for a
+    single one."""
     if len(values) < 2:
         return -math.inf, math.inf
     from scipy import stats
 
-    sem = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    sem = _spread(values, resolution) / math.sqrt(len(values))
     half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * sem
     mean = float(np.mean(values))
     return mean - half, mean + half
@@ -150,16 +169,19 @@ def detectable_sd(seeds: int, comparisons: int) -> float | None:
 
 
 def differences(
-    by_arm: Sequence[Sequence[float]], tested: Sequence[Sequence[float]], floor: float | None
+    by_arm: Sequence[Sequence[float]],
+    tested: Sequence[Sequence[float]],
+    floor: float | None,
+    resolution: float = 0.0,
 ) -> list[Difference]:
     """Mean differences of several arms with their corrected p-values.
 
     `by_arm` holds one value a seed for each arm, `tested` what the test looks at (logarithms of
     time ratios, say). `floor` is the largest difference between runs that differ in nothing but
     the order of samples: what does not exceed it is noise whatever the test says; None where
-    no such pair was run.
+    no such pair was run; `resolution` the step in which the values compared are known.
     """
-    adjusted = holm([t_test(values) for values in tested])
+    adjusted = holm([t_test(values, resolution) for values in tested])
     result = []
     for values, p in zip(by_arm, adjusted, strict=True):
         mean = metrics.mean_std(values)
@@ -171,6 +193,7 @@ def differences(
                 std=mean.std,
                 p_value=p,
                 larger_than_noise=beyond,
+                resolution=resolution,
             )
         )
     return result

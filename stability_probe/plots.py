@@ -21,8 +21,10 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
+from stability_probe.advice import goes_by_curve
 from stability_probe.errors import RunError, UsageError
 from stability_probe.records import (
+    ArmOutcome,
     Characterization,
     MeanStd,
     RunResult,
@@ -161,8 +163,14 @@ ROLE_LOOKS = {
 
 
 def draw_study(ax: Axes, study: Study) -> None:
-    """Final accuracy against training time, a point an arm, bars of one standard deviation."""
-    done = [(arm, arm.time_s, arm.accuracy) for arm in study.arms]
+    """Final accuracy against training time, a point an arm, bars of one standard deviation.
+
+    Time goes by the throughput curve where the seconds of two machines do not compare.
+    """
+    by_curve = goes_by_curve(study)
+    done = [
+        (arm, _share_by_curve(arm) if by_curve else arm.time_s, arm.accuracy) for arm in study.arms
+    ]
     for role, (marker, color) in ROLE_LOOKS.items():
         points = [(t, a) for arm, t, a in done if arm.role == role and t and a]
         if not points:
@@ -179,11 +187,19 @@ def draw_study(ax: Axes, study: Study) -> None:
             label=role,
         )
     _label_apart(ax, [(arm.name, t.mean, 100 * a.mean) for arm, t, a in done if t and a])
-    clock = "CPU seconds" if study.clock == "cpu_s" else "seconds"
-    ax.set(xlabel=f"training time ({clock})", ylabel="final test accuracy (%)")
+    unit = "CPU seconds" if study.clock == "cpu_s" else "seconds"
+    if by_curve:
+        unit = f"by the throughput curve, % of {study.reference}"
+    ax.set(xlabel=f"training time ({unit})", ylabel="final test accuracy (%)")
     ax.set_title("Accuracy against time, mean ± SD over seeds")
     ax.grid(alpha=0.25)
     ax.legend(fontsize="small")
+
+
+def _share_by_curve(arm: ArmOutcome) -> MeanStd:
+    """Percent of the reference's time, whose batches an arm without a difference has."""
+    saved = arm.curve_saved_pct
+    return MeanStd(mean=100 - saved.mean, std=saved.std) if saved else MeanStd(mean=100, std=None)
 
 
 EPOCH_FIGURES = (draw_norms, draw_component_variance, draw_variation, draw_loss, draw_accuracy)
@@ -256,7 +272,10 @@ def write_validation_plots(v: Validation, out: Path, fmt: str = "png") -> list[P
 def write_study_plots(study: Study, out: Path, fmt: str = "png", name: str = "") -> list[Path]:
     """Write `<name>.<fmt>` in folder `out`, by default `<model>-<data>-study`: all arms."""
     model, data = study.config["model"], study.config["data"]
-    title = f"{model} on {data}, {study.environment.get('device_name', '')}"
+    where = study.environment.get("device_name", "")
+    if len(study.machines) > 1:
+        where = " and ".join(study.machines)
+    title = f"{model} on {data}, {where}"
     panels: Panels = [partial(draw_study, study=study)]
     return write_figure(panels, title, out, name or f"{model}-{data}-study", fmt, scale=1.6)
 

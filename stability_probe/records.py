@@ -378,6 +378,8 @@ class Difference:
     """Of a paired t-test, corrected for the number of comparisons; None for a single seed."""
     larger_than_noise: bool
     """The test rejects, and the mean exceeds what another order of samples alone does."""
+    resolution: float = 0.0
+    """Step in which the values compared are known: an accuracy comes in whole test samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -419,8 +421,8 @@ class Contrast:
     arm: str
     against: str
     time_saved_pct: Difference | None
-    """As in `ArmOutcome`."""
-    curve_saved_pct: Difference
+    """As in `ArmOutcome`; None also where both take as long by their making."""
+    curve_saved_pct: Difference | None
     accuracy_delta_pp: Difference
 
 

@@ -105,32 +105,31 @@ def make_study(
     base = _finished(by_name[reference], results)
     if base is None:
         raise RunError(f"{reference} did not finish for every seed; see probe runs, or lower --lr")
-    clock = paired.clock_of(base[0])
     runs = {arm.name: done for arm in arms if (done := _finished(arm, results)) is not None}
     noise = next((runs[a.name] for a in arms if a.role == "noise" and a.name in runs), None)
-    floor_time = max((abs(v) for v in _time_saved(noise, base, clock) or ()), default=None)
+    floor_time = max((abs(v) for v in _time_saved(noise, base) or ()), default=None)
     floor_accuracy = max((abs(v) for v in _accuracy_delta(noise, base)), default=None)
     tested = [n for n, arm in by_name.items() if n in runs and arm.role not in _NOT_TESTED]
     pairs = {name: (runs[name], base) for name in tested}
-    differences = _differences(pairs, clock, curve, floor_time, floor_accuracy)
+    differences = _differences(pairs, curve, floor_time, floor_accuracy)
     contrasted = {
         (name, arm, against): (runs[arm], runs[against])
         for name, arm, against in contrasts
         if arm in runs and against in runs
     }
-    contrast_differences = _differences(contrasted, clock, curve, floor_time, floor_accuracy)
+    contrast_differences = _differences(contrasted, curve, floor_time, floor_accuracy)
     first = by_name[reference].configs
     return Study(
         config=first[0].to_dict(),
         seeds=tuple(c.seed for c in first),
         reference=reference,
-        clock=clock,
+        clock=paired.clock_of(base[0]),
         environment=dict(base[0].environment),
         curve=curve,
         noise_time_pct=floor_time,
         noise_accuracy_pp=floor_accuracy,
         detectable_sd=paired.detectable_sd(len(base), len(tested)),
-        arms=tuple(_outcome(arm, results, base, clock, differences.get(arm.name)) for arm in arms),
+        arms=tuple(_outcome(arm, results, base, differences.get(arm.name)) for arm in arms),
         contrasts=tuple(
             Contrast(name=name, arm=arm, against=other, **found)
             for (name, arm, other), found in contrast_differences.items()
@@ -166,7 +165,6 @@ def _finished(arm: Arm, results: Results) -> list[RunResult] | None:
 
 def _differences(
     pairs: Mapping[_Key, tuple[list[RunResult], list[RunResult]]],
-    clock: str,
     curve: ThroughputCurve,
     floor_time: float | None,
     floor_accuracy: float | None,
@@ -175,7 +173,7 @@ def _differences(
 
     None for the time of pairs whose runs are of two machines.
     """
-    saved = {key: _time_saved(runs, base, clock) for key, (runs, base) in pairs.items()}
+    saved = {key: _time_saved(runs, base) for key, (runs, base) in pairs.items()}
     measured = {key: values for key, values in saved.items() if values is not None}
     told = paired.differences([*measured.values()], _log_ratios([*measured.values()]), floor_time)
     times = dict(zip(measured, told, strict=True))
@@ -183,7 +181,9 @@ def _differences(
     deltas = [_accuracy_delta(runs, base) for runs, base in pairs.values()]
     # Read off the batch sizes: there is no noise in it that a repeat would show.
     curves = paired.differences(by_curve, _log_ratios(by_curve), None)
-    accuracies = paired.differences(deltas, deltas, floor_accuracy)
+    fewest = min((r.num_test for _, base in pairs.values() for r in base), default=0)
+    step = 100 / fewest if fewest else 0.0
+    accuracies = paired.differences(deltas, deltas, floor_accuracy, step)
     return {
         key: _Differences(
             time_saved_pct=times.get(key), curve_saved_pct=curve_told, accuracy_delta_pp=accuracy
@@ -206,16 +206,15 @@ def _curve_saved(
     return [metrics.saved_pct(seconds(r), seconds(b)) for r, b in zip(runs, base, strict=True)]
 
 
-def _time_saved(
-    runs: list[RunResult] | None, base: list[RunResult], clock: str
-) -> list[float] | None:
-    """None where there is nothing that can be compared."""
+def _time_saved(runs: list[RunResult] | None, base: list[RunResult]) -> list[float] | None:
+    """By the clock of each pair; None where there is nothing that can be compared."""
     if runs is None or not all(map(paired.same_machine, runs, base)):
         return None
-    return [
-        metrics.saved_pct(getattr(r, clock), getattr(b, clock))
-        for r, b in zip(runs, base, strict=True)
-    ]
+    return [metrics.saved_pct(_seconds(r), _seconds(b)) for r, b in zip(runs, base, strict=True)]
+
+
+def _seconds(run: RunResult) -> float:
+    return float(getattr(run, paired.clock_of(run)))
 
 
 def _accuracy_delta(runs: list[RunResult] | None, base: list[RunResult]) -> list[float]:
@@ -231,7 +230,6 @@ def _outcome(
     arm: Arm,
     results: Results,
     base: list[RunResult],
-    clock: str,
     differences: _Differences | None,
 ) -> ArmOutcome:
     ids = tuple(c.run_id() for c in arm.configs)
@@ -265,7 +263,7 @@ def _outcome(
         role=arm.role,
         run_ids=ids,
         status="finished",
-        time_s=metrics.mean_std([getattr(r, clock) for r in runs]),
+        time_s=metrics.mean_std([_seconds(r) for r in runs]),
         accuracy=metrics.mean_std([r.final_accuracy for r in runs]),
         updates=float(np.mean([r.updates for r in runs])),
         samples=float(np.mean([r.samples for r in runs])),

@@ -192,3 +192,16 @@ def test_saved_and_delta_signs() -> None:
 )
 def test_benefit_class_at_its_limits(saved: float, delta: float, expected: str) -> None:
     assert metrics.benefit_class(saved, delta) == expected
+
+
+@pytest.mark.parametrize("num_test", [200, 600, 1000, 10_000])
+def test_exactly_the_limit_is_no_loss_whatever_the_fractions(num_test: int) -> None:
+    """As fractions and as the six digits that a corpus keeps; one more sample is a loss."""
+    fewer = num_test // 200
+    for hits in range(fewer + 1, num_test + 1):
+        for digits in (17, 6):
+            before, after, lost = (
+                round(n / num_test, digits) for n in (hits, hits - fewer, hits - fewer - 1)
+            )
+            assert not metrics.loses_accuracy(metrics.accuracy_delta_pp(after, before))
+            assert metrics.loses_accuracy(metrics.accuracy_delta_pp(lost, before))

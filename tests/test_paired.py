@@ -171,6 +171,30 @@ def test_the_interval_is_scipys(v: list[float]) -> None:
 
 def test_one_value_has_no_interval_and_no_test() -> None:
     assert mean_interval([3.0], 0.9) == (-math.inf, math.inf)
+
+
+def test_equal_steps_of_a_coarse_measure_prove_nothing() -> None:
+    """Two seeds that lose one test image of 360 each may do so by chance."""
+    step = 100 / 360
+    assert t_test([-step, -step]) == 0.0
+    p = t_test([-step, -step], step)
+    assert p is not None
+    assert p > 0.1
+    low, high = mean_interval([-step, -step], 0.9, step)
+    assert low < -step < high
+    (told,) = differences([[-step, -step]], [[-step, -step]], None, step)
+    assert (told.larger_than_noise, told.resolution) == (False, step)
+
+
+@given(st.lists(st.integers(-40, 40), min_size=2, max_size=6))
+def test_rounding_never_makes_a_difference_surer(steps: list[int]) -> None:
+    values = [s * 0.5 for s in steps]
+    plain, coarse = t_test(values), t_test(values, 0.5)
+    assert plain is not None
+    assert coarse is not None
+    assert coarse >= plain - 1e-12
+    if len(set(values)) > 1:
+        assert plain == pytest.approx(stats.ttest_1samp(values, 0.0).pvalue)
     assert detectable_sd(1, 3) is None
 
 

@@ -267,7 +267,7 @@ def test_a_busy_machine_and_a_cut_curve_are_told(tmp_path: Path) -> None:
 
 def test_a_study_says_what_to_use_and_shows_every_arm(page: Page) -> None:
     study = store.read_study(STUDIES / "compare-test_vit.json")
-    assert "USE fixed x8, lr x8" in page.words
+    assert "MOST SAVED by fixed x8, lr x8" in page.words  # no loss is ruled out
     assert study.advice in page.words
     rows = page.downloads()["m4-arms.csv"]
     assert len(rows) == 1 + len(study.arms) * len(study.seeds)

@@ -265,7 +265,7 @@ def test_a_missed_target_is_null_and_said_in_words() -> None:
     [
         (True, True, False, "the prediction held"),
         (True, None, False, "no verdict was given"),
-        (False, None, True, "FAILED"),
+        (False, None, True, "does not lie inside the intervals"),
         (False, True, True, "FAILED"),
         (True, False, True, "FAILED"),
     ],
