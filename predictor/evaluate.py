@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from predictor import bootstrap
 from predictor.candidates import BASELINES, CANDIDATES
 from predictor.corpus import CorpusRow
-from predictor.decide import ADAPT_PROBABILITY, KEEP_PROBABILITY
+from predictor.decide import ADAPT_PROBABILITY, KEEP_PROBABILITY, too_little_headroom
 from predictor.examples import (
     Example,
     families,
@@ -176,16 +176,26 @@ def no_skill(chosen: Refits) -> str | None:
     """Why the corpus cannot tell one model from another, None when it can.
 
     A probability that is no better on held-out families than the share of benefits among the
-    others says nothing about the model at hand.
+    others says nothing about the model at hand. Better means by more than another draw of
+    families would undo. Where the device has no headroom no schedule pays off, which needs no
+    predictor and is no credit to one: such rows do not count.
     """
     examples = chosen.examples
-    mine = brier(chosen.leave_one_out(), examples)
-    base = brier(Refits(BASELINES["majority"], examples).leave_one_out(), examples)
-    if mine < base:
+    told = chosen.leave_one_out().probability_of_benefit
+    rate = Refits(BASELINES["majority"], examples).leave_one_out().probability_of_benefit
+    open_ = np.array([too_little_headroom(e.case) is None for e in examples])
+    if not open_.any():
+        return "every model of the corpus has too little headroom to tell who benefits"
+    benefit = _benefit(examples)
+    mine, base = (((p - benefit) ** 2)[open_] for p in (told, rate))
+    families = [e.family for e, counts in zip(examples, open_, strict=True) if counts]
+    better = bootstrap.mean_score(mine - base, bootstrap.weights(families))
+    if better is not None and better.high < 0:
         return None
+    no = "not surely" if mine.mean() < base.mean() else "no"
     return (
-        "on families held out the prediction is no better than the base rate "
-        f"(Brier score {mine:.3f} against {base:.3f})"
+        f"on families held out the prediction is {no} better than the base rate "
+        f"(Brier score {mine.mean():.3f} against {base.mean():.3f})"
     )
 
 

@@ -25,7 +25,7 @@ from stability_probe.folders import cache_home
 from stability_probe.sealed import seal, unseal
 from stability_probe.store import write_text
 
-_FORMAT = 1
+_FORMAT = 2
 """Of the stored numbers and of how they are computed: raised when either changes."""
 
 

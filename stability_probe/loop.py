@@ -283,7 +283,8 @@ def evaluate(state: TrainState, data: Dataset, config: RunConfig) -> tuple[float
     total = torch.zeros(2, device=state.device)
     test_images, test_labels = map(state.world.share, (data.test_images, data.test_labels))
     start, size = 0, min(256, max(64, EVAL_BATCHES * config.batch_size))
-    with torch.inference_mode(), autocast(state.device, config.precision):
+    # Not inference_mode: what a model keeps from such a pass could not be trained with.
+    with torch.no_grad(), autocast(state.device, config.precision):
         while start < len(test_labels):
             some = slice(start, start + size)
             sums = _try_evaluate(state, data, test_images[some], test_labels[some])

@@ -179,6 +179,8 @@ def run_all(
     Interrupted, it begins no further run, asks those under way to store their state, and waits.
     """
     progress = progress or Quiet()
+    # Points of a grid may coincide, where a section of its file overrides a field.
+    configs = list({config.run_id(): config for config in configs}.values())
     progress.start("runs", len(configs))
     failed: dict[str, str] = {}
     with raising():

@@ -22,7 +22,7 @@ from predictor.examples import Example, make_examples, usable
 from predictor.held_out import Refits, intervals
 from predictor.learning import learning_curve
 from predictor.outcomes import compare_arms
-from predictor.physical import Estimates
+from predictor.physical import CHOSEN, Estimates
 from predictor.plots import draw_predicted, reliability, write_evaluation_plots
 from predictor.scores_summary import evaluation_json, evaluation_tables
 from stability_probe.errors import MissingError
@@ -306,6 +306,46 @@ def test_skill_is_a_better_brier_score_than_the_base_rate(rows: list[CorpusRow])
     base = Refits(BASELINES["majority"], examples).leave_one_out()
     score = module.brier(base, examples)
     assert f"(Brier score {score:.3f} against {score:.3f})" in told
+
+
+def right_where(examples: list[Example], known: list[bool]) -> Refits:
+    """A candidate that knows the outcome of some examples, and is a hair worse than the base rate
+    on the others."""
+    base = Refits(BASELINES["majority"], examples).leave_one_out()
+    truth = np.array([e.benefits for e in examples], float)
+    worse = base.probability_of_benefit + 0.001 * (1 - 2 * truth)
+    told = dataclasses.replace(base, probability_of_benefit=np.where(known, truth, worse))
+
+    class Told(Refits):
+        def leave_one_out(self) -> Estimates:
+            return told
+
+    return Told(CANDIDATES[CHOSEN], examples)
+
+
+def test_rows_without_headroom_are_no_skill(rows: list[CorpusRow]) -> None:
+    """Where nothing can be saved, to be right is trivial, and would pay for errors elsewhere."""
+    flat = [
+        dataclasses.replace(
+            row,
+            model=f"flat{i}",
+            family=f"flat{i}",
+            curve_samples_per_s=(100.0,) * len(row.curve_samples_per_s),
+        )
+        for i, row in enumerate(rows[:12])
+    ]
+    examples = make_examples([*rows, *flat])
+    alike = [e.family.startswith("flat") for e in examples]
+    assert "no better than the base rate" in str(no_skill(right_where(examples, alike)))
+    assert no_skill(right_where(examples, [not a for a in alike])) is None
+    assert "too little headroom" in str(no_skill(right_where(make_examples(flat), [True] * 12)))
+
+
+def test_skill_by_one_family_alone_is_none() -> None:
+    """Better in the mean by one of many families: another draw of families may lack it."""
+    examples = make_examples(usable(make_corpus(np.random.default_rng(0), families=FAMILIES[:4])))
+    one = [e.family == examples[0].family for e in examples]
+    assert "not surely better" in str(no_skill(right_where(examples, one)))
 
 
 def test_the_sentence_has_the_counts() -> None:

@@ -186,6 +186,32 @@ def test_evaluation_is_the_plain_mean_and_changes_nothing() -> None:
     assert all(torch.equal(v, before[k]) for k, v in state.model.state_dict().items())
 
 
+class Keeps(nn.Module):
+    """Keeps a tensor from its first pass, as a mask or table of positions is kept by shape."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.kept: torch.Tensor | None = None
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.net(images)
+        if self.kept is None:
+            self.kept = torch.ones_like(out[:1])
+        return out * self.kept
+
+
+def test_what_a_model_keeps_from_an_evaluation_can_be_trained_with() -> None:
+    dataset = blobs()
+    state = make_state(CONFIG, dataset)
+    state.model = Keeps(state.model)
+    state.forward = state.model
+    evaluate(state, dataset, CONFIG)
+    state.model.train()
+    images, labels = loop.load_batch(dataset, torch.arange(16), state)
+    assert loop.train_step(state, dataset, images, labels, "float32").isfinite()
+
+
 @pytest.mark.parametrize("limit", [256, 100, 3, 1])
 def test_evaluation_that_exceeds_the_memory_is_done_in_parts(limit: int) -> None:
     dataset = blobs(num_test=301)

@@ -334,6 +334,11 @@ def test_a_curve_leaves_nothing_reserved_on_the_card(root: Path) -> None:
     assert torch.cuda.memory_reserved() < 2**26  # libraries keep some workspace
 
 
+def test_points_that_coincide_are_run_once(root: Path) -> None:
+    """A section of a sweep file may override what its grid varies."""
+    assert run_all([make_config(0), make_config(0)], root, LocalProcesses(2)) == {}
+
+
 def test_runs_share_a_curve_where_their_steps_are_alike(root: Path) -> None:
     base = make_config(0, max_batch_size=16, data="digits", img_size=None)
 
