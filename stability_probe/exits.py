@@ -58,8 +58,9 @@ class Command(click.Command):
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
         except KeyboardInterrupt as error:
-            kept = f"; what was measured is kept in {ctx.params['output']}"
-            message = f"interrupted{kept if 'model' in ctx.params else ''}"
+            message = "interrupted"
+            if "model" in ctx.params and "output" in ctx.params:
+                message += f"; what was measured is kept in {ctx.params['output']}"
             code = getattr(error, "exit_code", 130)
             cause: BaseException = error
         except Exception as error:

@@ -459,6 +459,19 @@ def test_every_error_is_one_line_and_its_exit_code(
     assert "Traceback" in told.stderr.split("\n", 1)[1]
 
 
+def test_a_command_that_measures_nothing_is_interrupted_as_quietly(
+    fake: Callable[..., None],
+) -> None:
+    """Such as `evaluate`, which takes a minute and has no folder to name."""
+
+    def work(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    fake("stability_probe.catalogue", matching=work)
+    result = invoke("models")
+    assert (result.exit_code, result.stderr) == (130, "probe: interrupted\n")
+
+
 def test_json_is_one_object_and_nothing_else(seen: list[RunConfig]) -> None:
     result = invoke("run", "m", "--json")
     assert json.loads(result.stdout)["run_id"] == seen[0].run_id()
