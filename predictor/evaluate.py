@@ -169,7 +169,11 @@ def evaluate(rows: Sequence[CorpusRow], progress: Progress | None = None) -> Eva
 
 def brier(told: Estimates, examples: Sequence[Example]) -> float:
     """Mean squared error of the probability of benefit."""
-    return float(np.mean((told.probability_of_benefit - _benefit(examples)) ** 2))
+    return float(_squared_errors(told, examples).mean())
+
+
+def _squared_errors(told: Estimates, examples: Sequence[Example]) -> NDArray[np.float64]:
+    return np.square(told.probability_of_benefit - _benefit(examples))
 
 
 def no_skill(chosen: Refits) -> str | None:
@@ -181,13 +185,12 @@ def no_skill(chosen: Refits) -> str | None:
     predictor and is no credit to one: such rows do not count.
     """
     examples = chosen.examples
-    told = chosen.leave_one_out().probability_of_benefit
-    rate = Refits(BASELINES["majority"], examples).leave_one_out().probability_of_benefit
+    told = chosen.leave_one_out()
+    rate = Refits(BASELINES["majority"], examples).leave_one_out()
     open_ = np.array([too_little_headroom(e.case) is None for e in examples])
     if not open_.any():
         return "every model of the corpus has too little headroom to tell who benefits"
-    benefit = _benefit(examples)
-    mine, base = (((p - benefit) ** 2)[open_] for p in (told, rate))
+    mine, base = (_squared_errors(p, examples)[open_] for p in (told, rate))
     families = [e.family for e, counts in zip(examples, open_, strict=True) if counts]
     better = bootstrap.mean_score(mine - base, bootstrap.weights(families))
     if better is not None and better.high < 0:

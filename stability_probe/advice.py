@@ -60,7 +60,9 @@ def choose(study: Study) -> Choice:
             words=f"Cannot say: one seed tells no difference from noise; use --seeds 0,1,2.{seen}",
         )
     beyond = [arm for arm in named if (t := time_saved(study, arm)) and t.larger_than_noise]
-    sure = _saves_most(study, [arm for arm in beyond if _lowest_accuracy(arm) >= _LIMIT])
+    sure = _saves_most(
+        study, [arm for arm in beyond if not metrics.loses_accuracy(_accuracy_ends(arm)[0])]
+    )
     if sure is not None:
         return Choice(kind="use", arm=sure, words=f"Use {sure.name}: {_gain(study, sure)}.")
     likely = _saves_most(study, beyond)
@@ -76,11 +78,8 @@ def choose(study: Study) -> Choice:
         kind="likely",
         arm=likely,
         words=f"Most saved by {likely.name}: {_gain(study, likely)}. {len(study.seeds)} seeds do "
-        f"not rule out that it loses {-_lowest_accuracy(likely):.1f} points.",
+        f"not rule out that it loses {-_accuracy_ends(likely)[0]:.1f} points.",
     )
-
-
-_LIMIT = -metrics.MAX_ACCURACY_LOSS_PP
 
 
 def goes_by_curve(study: Study) -> bool:
@@ -114,10 +113,6 @@ def _accuracy_ends(arm: ArmOutcome) -> tuple[float, float]:
     assert arm.accuracy_delta_pp is not None
     delta = arm.accuracy_delta_pp
     return mean_interval(delta.values, EQUIVALENCE_LEVEL, delta.resolution)
-
-
-def _lowest_accuracy(arm: ArmOutcome) -> float:
-    return _accuracy_ends(arm)[0]
 
 
 def _unfinished(study: Study) -> str:

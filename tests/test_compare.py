@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from matplotlib.figure import Figure
 from rich.console import Console
 
 import cli
 from stability_probe import study, sweep
-from stability_probe.ablate import ablation_study, profile_arm
+from stability_probe.ablate import ablation_study, judge, profile_arm
 from stability_probe.ablate import independent_arms as ablation_arms
 from stability_probe.advice import choose
 from stability_probe.compare import (
@@ -37,6 +38,7 @@ from stability_probe.errors import RunError, UsageError
 from stability_probe.executors import LocalProcesses
 from stability_probe.optim import learning_rate
 from stability_probe.plain import from_plain, to_plain
+from stability_probe.plots import draw_study
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import RunResult, Study
 from stability_probe.run import run
@@ -276,6 +278,10 @@ def test_seconds_of_two_machines_are_not_compared() -> None:
     named = dataclasses.replace(told, curve=dataclasses.replace(CURVE, device_name="a third"))
     assert "throughput curve of a third" in rendered(study_table(named))
     assert "two machines" not in rendered(study_table(before))
+    for shown, words in ((told, "throughput curve, % of fixed"), (before, "(seconds)")):
+        axes = Figure().subplots()
+        draw_study(axes, shown)
+        assert words in axes.get_xlabel()
     # Each arm still counts as a comparison: the accuracies are tested.
     assert "correction for 16 comparisons" in screen
     assert from_plain(Study, json.loads(json.dumps(to_plain(told)))) == told
@@ -335,6 +341,8 @@ def test_few_seeds_do_not_prove_that_accuracy_is_kept(
     study = compare_study(*all_arms(about(loss, spread)), CURVE)
     choice = choose(study)
     assert choice.kind == kind
+    deltas = [arm.accuracy_delta_pp for arm in study.arms if arm.accuracy_delta_pp]
+    assert {delta.resolution for delta in deltas} == {100 / 400}  # of the made runs' test images
     assert told in study.advice
     assert (choice.arm.name if choice.arm else None) == (None if kind == "keep" else "fixed x8")
 
@@ -396,6 +404,13 @@ def test_a_seed_on_a_card_goes_by_its_own_clock() -> None:
 
 
 # --- ablation -----------------------------------------------------------------------------------
+
+
+def test_a_busy_curve_judges_no_claim() -> None:
+    told = ablation()
+    assert judge(told, "a claim", ("full history",)).verdict == "not held"
+    busy = dataclasses.replace(told, curve=dataclasses.replace(told.curve, busy=True))
+    assert judge(busy, "a claim", ("full history",)).verdict == "not decided"
 
 
 STAYS = (16,) * 10

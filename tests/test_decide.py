@@ -236,6 +236,13 @@ def test_a_flat_curve_is_an_answer_even_where_the_corpus_has_none(corpus: Any) -
     assert predict(make_characterization(curve=busy, **unlike), corpus).verdict == "abstain"
 
 
+def test_a_busy_machine_offers_no_plainer_batch(corpus: Any) -> None:
+    curve = gains().curve
+    assert predict(make_characterization(curve=curve), corpus).alternative is not None
+    busy = dataclasses.replace(curve, busy=True)
+    assert predict(make_characterization(curve=busy), corpus).alternative is None
+
+
 def test_the_smallest_larger_batch_that_saves_as_much() -> None:
     # 100, 150, 200, 240, 250 samples/s: 33, 50, 58 and 60 % saved
     assert (larger_fixed_batch(make_case(), 30.0) or "").startswith("a plain fixed batch of 32 ")
