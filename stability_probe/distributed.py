@@ -7,6 +7,7 @@ averages the gradients. The leader (rank 0) decides, stores and speaks; the othe
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,7 +89,18 @@ def joined(device: str) -> Iterator[World]:
     try:
         yield current_world()
     finally:
-        dist.destroy_process_group()
+        leave()
+
+
+def leave() -> None:
+    """Leave the process group; afterwards the process may end at once.
+
+    DistributedDataParallel keeps the group, and with it Gloo's threads, alive beyond the group's
+    end (torch 2.14). A thread still letting go of its last tensor when Python ends aborts the
+    process ("terminate called without an active exception"), so it is given the time to do so.
+    """
+    dist.destroy_process_group()
+    time.sleep(0.2)
 
 
 def current_world() -> World:

@@ -233,6 +233,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
+from stability_probe.distributed import leave
 from stability_probe.plain import to_plain
 from tests.test_integrations_adaptive import Plain
 from tests.tiny import blobs
@@ -252,7 +253,7 @@ for _ in range(plain.epochs):
 state = plain.adaptive.state_dict()
 told = {"records": records, "seen": seen, "scheduler": state["scheduler"]}
 Path(sys.argv[1], f"rank{rank}.json").write_text(json.dumps(told))
-dist.destroy_process_group()
+leave()
 """
 
 

@@ -282,7 +282,7 @@ def test_accelerate_decides_as_a_plain_loop_does(prepare: bool) -> None:
 WORKER = """
 import json, os, sys, warnings
 from pathlib import Path
-import torch.distributed as dist
+from stability_probe.distributed import leave
 from stability_probe.plain import to_plain
 from tests.test_integrations_huggingface import accelerated, train
 
@@ -302,7 +302,7 @@ state = {
     "warned": str(caught[0].message) if caught else "",
 }
 (folder / f"rank{os.environ['RANK']}.json").write_text(json.dumps(state))
-dist.destroy_process_group()  # else Gloo's threads may abort the process when Python ends
+leave()
 """
 
 

@@ -291,7 +291,7 @@ def test_a_checkpoint_within_an_epoch_is_refused(tmp_path: Path) -> None:
 WORKER = """
 import json, os, sys
 from pathlib import Path
-import torch.distributed as dist
+from stability_probe.distributed import leave
 from stability_probe.errors import UsageError
 from stability_probe.plain import to_plain
 from tests.test_integrations_lightning import fit
@@ -307,7 +307,7 @@ told = fit(folder, use_distributed_sampler=False, **both)
 rank = os.environ["RANK"]
 state = {"records": to_plain(told.records), "seen": told.seen, "refused": refused}
 (folder / f"rank{rank}.json").write_text(json.dumps(state))
-dist.destroy_process_group()  # else Gloo's threads may abort the process when Python ends
+leave()
 """
 
 
