@@ -93,6 +93,6 @@ def _make_row(
 def _size(model: str, data: str, data_dir: str | None, img_size: int | None) -> ModelSize:
     # A few images tell their shape and the number of classes as well as all of them.
     dataset = load_dataset(data, data_dir=data_dir, img_size=img_size, limit=1000)
-    side = dataset.train_images.shape[-1]
-    made = make_model(model, num_classes=dataset.num_classes, img_size=side)
-    return model_size(made, img_size=side)
+    height, width = dataset.train_images.shape[-2:]
+    made = make_model(model, num_classes=dataset.num_classes, img_size=width)
+    return model_size(made, img_size=width, height=height)

@@ -50,8 +50,7 @@ def make_model(name: str, *, num_classes: int, img_size: int, in_chans: int = 3)
             warnings.simplefilter("ignore")
             if name.startswith(_TORCHVISION):
                 return _make_torchvision(name, wanted)
-            # timm's models have no prefix, but people who know the other one will type it.
-            if ":" in name and not name.startswith("timm:"):
+            if is_own_model(name):
                 return _make_user(name, wanted)
             return _make_timm(name, wanted)
     except ProbeError:
@@ -63,34 +62,64 @@ def make_model(name: str, *, num_classes: int, img_size: int, in_chans: int = 3)
         ) from error
 
 
-def check_model(
-    model: nn.Module, name: str, *, num_classes: int, img_size: int, in_chans: int = 3
-) -> None:
-    """One forward pass of two images.
+def is_own_model(name: str) -> bool:
+    """Whether a name is of the user's own code."""
+    # timm's models have no prefix, but people who know the other one will type it.
+    return ":" in name and not name.startswith((_TORCHVISION, "timm:"))
 
-    Raises `UsageError` unless it gives [2, num_classes], and for a model with nothing to train.
+
+def check_model(
+    model: nn.Module,
+    name: str,
+    *,
+    num_classes: int,
+    img_size: int,
+    in_chans: int = 3,
+    height: int | None = None,
+) -> None:
+    """One forward pass of two images; of the user's own model, one in training mode too.
+
+    Images are [in_chans, height, img_size], square without `height`. Raises `UsageError` unless
+    it gives [2, num_classes], and for a model with nothing to train.
     """
+    shape = (in_chans, height or img_size, img_size)
+    for training in (False, True) if is_own_model(name) else (False,):
+        when = "in training" if training else "for two images"
+        logits = _try_forward(model, name, shape, training=training)
+        if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
+            is_tensor = isinstance(logits, torch.Tensor)
+            got = list(logits.shape) if is_tensor else type(logits).__name__
+            raise UsageError(
+                f"{name} returns {got} {when}; it must return logits [2, {num_classes}]"
+            )
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UsageError(f"{name} has no parameter to train; unfreeze it with requires_grad_()")
+
+
+def _try_forward(
+    model: nn.Module, name: str, shape: tuple[int, int, int], *, training: bool
+) -> Any:
+    """What a model gives for two images; training leaves it and the random state as they were."""
     was_training = model.training
-    model.eval()
+    model.train(training)
+    # The first pass, in evaluation, is the one that makes what is lazy.
+    buffers = [(b, b.clone()) for b in model.buffers()] if training else []
     try:
         # Not inference_mode: what a model keeps from this pass could not be trained with.
-        with torch.no_grad():
-            logits = model(torch.zeros(2, in_chans, img_size, img_size))
+        with torch.random.fork_rng([], enabled=training), torch.no_grad():
+            return model(torch.zeros(2, *shape))
     except Exception as error:
         native = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
+        _, height, width = shape
+        size = f"{height}x{width} images{' in training' if training else ''}"
         raise UsageError(
-            f"{name} does not take {img_size}x{img_size} images: {_cause(error)}; "
-            f"{_other_size(native[-1], img_size)}"
+            f"{name} does not take {size}: {_cause(error)}; {_other_size(native[-1], width)}"
         ) from error
     finally:
         model.train(was_training)
-    if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
-        shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise UsageError(
-            f"{name} returns {shape} for two images; it must return logits [2, {num_classes}]"
-        )
-    if not any(p.requires_grad for p in model.parameters()):
-        raise UsageError(f"{name} has no parameter to train; unfreeze it with requires_grad_()")
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
 
 
 def num_params(model: nn.Module) -> int:
@@ -108,11 +137,14 @@ def normalization(model: nn.Module) -> str:
     return "mixed" if len(found) > 1 else (found.pop() if found else "none")
 
 
-def model_size(model: nn.Module, *, img_size: int, in_chans: int = 3) -> ModelSize:
-    """Parameters, multiply-adds and layers of a model, for images [in_chans, side, side].
+def model_size(
+    model: nn.Module, *, img_size: int, in_chans: int = 3, height: int | None = None
+) -> ModelSize:
+    """Parameters, multiply-adds and layers of a model, for images [in_chans, height, img_size].
 
     Multiply-adds are those of convolutions and matrix products (torch's counter, halved), in one
-    forward pass; a model that cannot be counted raises what its forward pass raises.
+    forward pass; a model that cannot be counted raises what its forward pass raises. Images are
+    square without `height`.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     norm_types = tuple(
@@ -120,21 +152,21 @@ def model_size(model: nn.Module, *, img_size: int, in_chans: int = 3) -> ModelSi
     )
     return ModelSize(
         num_params=num_params(model),
-        num_macs=_num_macs(model, img_size, in_chans),
+        num_macs=_num_macs(model, (in_chans, height or img_size, img_size)),
         num_tensors=len(trainable),
         num_norm_layers=sum(isinstance(m, norm_types) for m in model.modules()),
         normalization=normalization(model),
     )
 
 
-def _num_macs(model: nn.Module, img_size: int, in_chans: int) -> int:
+def _num_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     try:
         # Fused attention is not counted on every device; its plain form is.
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as count:
-            model(torch.zeros(2, in_chans, img_size, img_size, device=device))
+            model(torch.zeros(2, *shape, device=device))
     finally:
         model.train(was_training)
     # Of two images, as in `check_model`; a multiply-add is two operations.

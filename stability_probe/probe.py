@@ -12,6 +12,7 @@ from stability_probe.config import RunConfig, default_max_batch_size, with_memor
 from stability_probe.datasets import Dataset
 from stability_probe.device import describe_environment, use_threads
 from stability_probe.errors import UsageError
+from stability_probe.fingerprint import require_unchanged
 from stability_probe.loop import DivergedError, train
 from stability_probe.metrics import profile, stability_metrics
 from stability_probe.models import model_size
@@ -56,6 +57,8 @@ def characterize(
     )
     with use_threads(config.threads):
         dataset = load_run_data(config)
+        if store is not None:
+            require_unchanged(config, dataset, store.root)
         choice = choose_memory_format(config, dataset, store.root if store else None)
         resolved = with_memory_format(config, choice.memory_format)
         windows = tuple(_window(resolved, seed, dataset, store, progress) for seed in seeds)
@@ -94,8 +97,8 @@ def _characterization(
 ) -> Characterization:
     state = make_state(config, dataset)
     device: torch.device = state.device
-    image = dataset.train_images[0]
-    size = model_size(state.model, img_size=image.shape[-1], in_chans=image.shape[0])
+    channels, height, width = dataset.train_images.shape[1:]
+    size = model_size(state.model, img_size=width, in_chans=channels, height=height)
     return Characterization(
         config=config.to_dict(),
         seeds=tuple(seeds),

@@ -19,6 +19,7 @@ from stability_probe.datasets import Dataset, load_dataset
 from stability_probe.device import describe_environment, device_name, use_threads
 from stability_probe.distributed import World, joined
 from stability_probe.errors import MissingError, UsageError
+from stability_probe.fingerprint import has_fingerprint, require_unchanged
 from stability_probe.interrupt import Interrupted, Stop, stopping
 from stability_probe.launch import follows
 from stability_probe.loop import DivergedError, StoppedError, never, train
@@ -49,6 +50,10 @@ def run(
     progress = Quiet() if progress is None or follows() else progress
     with use_threads(config.threads), joined(config.device) as world, stopping() as stop:
         config = world.lead(partial(with_stored_sequence, config, store))
+        world.lead(store.check_root)
+        if has_fingerprint(config):
+            dataset = dataset or load_run_data(config)
+            world.lead(partial(require_unchanged, config, dataset, store.root))
         with _opened(config, store, world) as directory:
             finished = world.lead(directory.result)
             if finished is not None:

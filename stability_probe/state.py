@@ -82,7 +82,7 @@ def make_state(config: RunConfig, dataset: Dataset, world: World | None = None) 
         "in_chans": image.shape[0],
     }
     model = make_model(config.model, **shape)
-    check_model(model, config.model, **shape)
+    check_model(model, config.model, **shape, height=image.shape[-2])
     _check_batch(config, model, len(dataset.train_labels), world)
     memory_format = torch.channels_last if config.channels_last == "on" else torch.contiguous_format
     model = model.to(device).to(memory_format=memory_format)

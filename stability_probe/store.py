@@ -89,14 +89,18 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
 
+    def check_root(self) -> None:
+        """Raise `UsageError` when the folder of runs is one run."""
+        if (self.root / "config.json").exists():
+            raise UsageError(f"{self.root} is itself a run; use another -o, such as its parent")
+
     @contextmanager
     def open(self, config: RunConfig) -> Iterator[RunDirectory]:
         """The directory of a run, made if need be and locked against a second process.
 
         Raises `UsageError` when it holds another run, `RunError` when a process is at work on it.
         """
-        if (self.root / "config.json").exists():
-            raise UsageError(f"{self.root} is itself a run; use another -o, such as its parent")
+        self.check_root()
         path = self.root / config.run_id()
         path.mkdir(parents=True, exist_ok=True)
         with (path / "lock").open("w") as lock:

@@ -116,6 +116,7 @@ def measure_curves(
     Measured once and stored under ROOT/curves; `step_id` says which runs share one.
     """
     from stability_probe.device import free_memory, resolve_device, use_threads
+    from stability_probe.fingerprint import require_unchanged
     from stability_probe.run import load_run_data
     from stability_probe.throughput import (
         choose_memory_format,
@@ -131,6 +132,7 @@ def measure_curves(
             progress.start(f"throughput of {config.model}", 1)
             with use_threads(config.threads or 1):  # as the runs will
                 data = load_run_data(config)
+                require_unchanged(config, data, root)
                 choice = choose_memory_format(config, data, root)
                 largest = config.max_batch_size or default_max_batch_size(
                     len(data.train_labels), config.batch_size
@@ -177,10 +179,12 @@ def run_all(
     """As `run_sweep`, for configs whose memory format is decided.
 
     Interrupted, it begins no further run, asks those under way to store their state, and waits.
+    Raises `UsageError` where the user's own code is no longer that of a run done before.
     """
     progress = progress or Quiet()
     # Points of a grid may coincide, where a section of its file overrides a field.
     configs = list({config.run_id(): config for config in configs}.values())
+    _require_unchanged([c for c in configs if is_done(c, root)], root)
     progress.start("runs", len(configs))
     failed: dict[str, str] = {}
     with raising():
@@ -202,6 +206,17 @@ def run_all(
         finally:
             executor.close()
     return failed
+
+
+def _require_unchanged(configs: Sequence[RunConfig], root: Path) -> None:
+    """Once for runs of the same model, data and schedule."""
+    from stability_probe.fingerprint import has_fingerprint, require_unchanged
+    from stability_probe.run import load_run_data
+
+    own = [config for config in configs if has_fingerprint(config)]
+    once = {(c.model, c.data, c.limit, c.img_size, c.scheduler): c for c in own}
+    for config in once.values():
+        require_unchanged(config, load_run_data(config), root)
 
 
 def is_done(config: RunConfig, root: Path) -> bool:

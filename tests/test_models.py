@@ -129,6 +129,17 @@ def user_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "class Pair(Keeps):\n"
         "    def forward(self, x):\n"
         "        return super().forward(x), x\n"
+        "class Extra(Keeps):\n"
+        "    def forward(self, x):\n"
+        "        return (super().forward(x), x) if self.training else super().forward(x)\n"
+        "class Stumbles(Keeps):\n"
+        "    def forward(self, x):\n"
+        "        assert not self.training, 'never trained'\n"
+        "        return super().forward(x)\n"
+        "class Wide(nn.Sequential):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__(nn.LazyBatchNorm2d(), nn.Dropout(), nn.Flatten(),\n"
+        "            nn.LazyLinear(num_classes))\n"
         "constant = 5\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -343,12 +354,33 @@ def test_model_that_keeps_tensors_trains_after_the_check(user_nets: str, name: s
         ("broken", "mynets:broken raised ValueError: no weights here"),
         ("nothing", "returns [2, 7] for two images; it must return logits [2, 10]"),
         ("Pair", "returns tuple for two images"),
+        ("Extra", "returns tuple in training; it must return logits [2, 10]"),
+        ("Stumbles", "does not take 32x32 images in training: AssertionError: never trained"),
         ("constant", "mynets:constant is no callable"),
         ("missing", "cannot import mynets:missing (AttributeError"),
     ],
 )
 def test_user_callable_that_gives_no_model(user_nets: str, attribute: str, message: str) -> None:
     assert message in message_of(f"{user_nets}:{attribute}")
+
+
+def test_the_users_own_model_is_left_as_it_was_and_takes_images_that_are_not_square(
+    user_nets: str,
+) -> None:
+    name = f"{user_nets}:Wide"
+    model = make_model(name, num_classes=10, img_size=6)
+    check_model(model, name, num_classes=10, img_size=6, height=4)
+    assert model[3].in_features == 3 * 4 * 6
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    random_state = torch.get_rng_state()
+    check_model(model, name, num_classes=10, img_size=6, height=4)
+    assert model.training
+    assert int(model[0].num_batches_tracked) == 0
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert torch.equal(random_state, torch.get_rng_state())
+    with pytest.raises(UsageError, match="does not take 6x6 images: RuntimeError: mat1 and mat2"):
+        check_model(model, name, num_classes=10, img_size=6)
+    assert model_size(model, img_size=6, height=4).num_macs == 3 * 4 * 6 * 10
 
 
 def test_user_module_not_found() -> None:

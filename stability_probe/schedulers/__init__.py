@@ -94,8 +94,13 @@ def default_arguments(config: RunConfig) -> dict[str, Any]:
     return {}
 
 
+def is_own_scheduler(name: str) -> bool:
+    """Whether a name is of the user's own code."""
+    return ":" in name
+
+
 def _make_rule(name: str, arguments: dict[str, Any]) -> Rule:
-    if ":" in name:
+    if is_own_scheduler(name):
         return _make_users_rule(name, arguments)
     if name not in SCHEDULERS:
         raise UsageError(_unknown("scheduler", name, list(SCHEDULERS)))

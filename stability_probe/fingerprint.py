@@ -1,0 +1,146 @@
+"""Whether the user's own model, data and schedule are still what a store's runs were made with.
+
+A run is found again by the names in its config. A named model never changes; behind
+``package.module:callable`` and ``folder:PATH`` anything may be edited, and the stored result would
+be reported for it, or paired with it. So a store keeps what they were:
+
+ROOT/fingerprints/KIND-DIGEST.json
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from stability_probe.config import RunConfig
+from stability_probe.datasets import Dataset, is_own_data
+from stability_probe.errors import UsageError
+from stability_probe.models import check_model, is_own_model, make_model
+from stability_probe.schedulers import is_own_scheduler
+from stability_probe.store import read_json, write_json
+from stability_probe.user_code import import_callable, working_directory_importable
+
+_TOLERANCE = 1e-3
+"""Relative; processors differ in the last bits of a gradient, an edit changes its first digits."""
+_IMAGES, _SEED = 8, 2511
+
+
+def require_unchanged(config: RunConfig, dataset: Dataset, root: Path) -> None:
+    """Compare what the user's own code makes with what it made for the runs at `root`.
+
+    The first run keeps it. Raises `UsageError` where it is another model, data set or schedule.
+    """
+    data = (config.data, config.limit, config.img_size)
+    if is_own_data(config.data):
+        _compare(root, "data", data, _of_data(dataset))
+    if is_own_model(config.model):
+        _compare(root, "model", (config.model, *data), _of_model(config.model, dataset))
+    if is_own_scheduler(config.scheduler):
+        _compare(root, "scheduler", (config.scheduler,), _of_scheduler(config.scheduler))
+
+
+def has_fingerprint(config: RunConfig) -> bool:
+    """Whether a run has a fingerprint, for which its data must be loaded."""
+    return (
+        is_own_data(config.data) or is_own_model(config.model) or is_own_scheduler(config.scheduler)
+    )
+
+
+def _compare(root: Path, kind: str, names: tuple[object, ...], here: dict[str, Any]) -> None:
+    digest = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:10]
+    path = root / "fingerprints" / f"{kind}-{digest}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"name": names[0], **here})
+        return
+    before = read_json(path)
+    changed = [what for what, value in here.items() if not _same(before.get(what), value)]
+    if changed:
+        raise UsageError(
+            f"{names[0]} is no longer the {kind} that the runs in {root} were made with "
+            f"(other {', '.join(w.replace('_', ' ') for w in changed)}); use another -o"
+        )
+
+
+def _same(before: object, here: object) -> bool:
+    if isinstance(before, float) and isinstance(here, float):
+        return math.isclose(before, here, rel_tol=_TOLERANCE)
+    return before == here
+
+
+def _of_data(dataset: Dataset) -> dict[str, Any]:
+    """Hashes of every pixel and label, and how they are used."""
+    return {
+        "training_images": _digest(_bytes(dataset.train_images)),
+        "training_labels": _digest(_bytes(dataset.train_labels)),
+        "test_images": _digest(_bytes(dataset.test_images)),
+        "test_labels": _digest(_bytes(dataset.test_labels)),
+        "augmentation": dataset.augment,
+    }
+
+
+def _of_model(name: str, dataset: Dataset) -> dict[str, Any]:
+    """Its layers, and loss and gradient of its first weights for images that never change.
+
+    Measured in evaluation mode, where BatchNorm does not blow up what processors round
+    differently; of what training alone does, such as dropout, the layers tell.
+    """
+    _, channels, height, width = dataset.train_images.shape
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(_IMAGES, channels, height, width, generator=generator)
+    shape = {"num_classes": dataset.num_classes, "img_size": width, "in_chans": channels}
+    labels = torch.arange(_IMAGES) % dataset.num_classes
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        model = make_model(name, **shape)
+        check_model(model, name, **shape, height=height)
+        model.eval()
+        loss = F.cross_entropy(model(images), labels)
+        weights = [p for p in model.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+    layers = [str(model), *(f"{k} {list(v.shape)}" for k, v in model.state_dict().items())]
+    # Where a function is told by its address, that differs from process to process.
+    text = re.sub(r" at 0x[0-9a-f]+", "", "\n".join(layers))
+    norms = torch.stack([g.double().norm() for g in gradients if g is not None])
+    return {
+        "layers": _digest(text.encode()),
+        "loss": _plain(loss.detach()),
+        "gradient": _plain(norms.norm()),
+    }
+
+
+def _of_scheduler(name: str) -> dict[str, Any]:
+    """The source of the file that defines it, comments and layout apart; none, where it has none.
+
+    A rule shows in no single number: all of its file may have a part in what it decides.
+    """
+    with working_directory_importable():
+        made = import_callable(name)
+    try:
+        source = inspect.getsource(inspect.getmodule(made) or made)
+        return {"source": _digest(ast.unparse(ast.parse(source)).encode())}
+    except (OSError, TypeError, SyntaxError):
+        return {"source": None}
+
+
+def _plain(number: torch.Tensor) -> float | str:
+    """For JSON, which knows no NaN and no infinity."""
+    value = float(number)
+    return value if math.isfinite(value) else str(value)
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.cpu().contiguous().numpy().tobytes()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
