@@ -505,13 +505,13 @@ def build(**options: Any) -> None:
         click.echo(f"{told}; the first is {apart[0]}", err=True)
     if not rows:
         raise UsageError(f"no finished pair of this sweep in {options['output']}; run probe sweep")
-    write_text(Path(options["corpus"]), format_corpus(rows))
+    write_text(Path(options["rows"]), format_corpus(rows))
     print_result(
         options["json"],
         lambda: {
             "schema_version": 1,
             "rows": len(rows),
-            "file": options["corpus"],
+            "file": options["rows"],
             "other_machine": apart,
         },
         lambda: f"{len(rows)} rows in {options['corpus']}",

@@ -14,9 +14,9 @@ from predictor.report_probe import probe_section
 from predictor.report_run import run_section
 from predictor.report_study import study_section, validation_section
 from predictor.scores import load_held_out
-from stability_probe.errors import MissingError, RunError, UsageError
+from stability_probe.errors import MissingError
 from stability_probe.records import RunResult, Study, Validation
-from stability_probe.store import write_text
+from stability_probe.store import check_output, write_text
 from stability_probe.stored import Stored, load_stored
 
 _MARK = '<meta name="generator" content="probe report">'
@@ -31,7 +31,7 @@ def write_report(names: Sequence[str], out: Path, root: Path) -> Report:
     or a validation. Raises `UsageError` for an unknown name and for an `out` that is no report,
     `MissingError` for damaged files, `RunError` for a folder that is not there.
     """
-    _check_output(out)
+    check_output(out, "report", _MARK)
     report = _arrange([_shown(f"m{number}", name, root) for number, name in enumerate(names, 1)])
     write_text(out, render(report))
     return report
@@ -117,15 +117,6 @@ def _ranking(sections: Sequence[Section]) -> Table:
         rows=rows,
         words=(0, 1, 5, 6),
     )
-
-
-def _check_output(out: Path) -> None:
-    if not out.parent.is_dir():
-        raise RunError(f"cannot write {out}: there is no folder {out.parent}; make it first")
-    if out.is_dir():
-        raise UsageError(f"{out} is a folder; use a file, such as -o {out / 'report.html'}")
-    if out.exists() and _MARK.encode() not in out.read_bytes()[:1000]:
-        raise UsageError(f"{out} is there and is no report; use another -o")
 
 
 def _version() -> str:

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from stability_probe.errors import ProbeError
 from stability_probe.launch import follows, processes
-from stability_probe.settings import near, shown_settings
+from stability_probe.settings import OutputFile, near, shown_settings
 
 EXIT_CODES = """\b
 Exit codes:
@@ -54,6 +54,9 @@ class Command(click.Command):
             with warnings.catch_warnings():
                 if not verbose:  # libraries warn about what is no concern of the user
                     warnings.simplefilter("ignore")
+                for option in self.params:
+                    if isinstance(option, OutputFile):
+                        option.check(ctx.params[str(option.name)])
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise

@@ -13,6 +13,7 @@ from stability_probe.settings import (
     FIELDS,
     KeyValue,
     Names,
+    OutputFile,
     Seeds,
     as_mapping,
     load_settings,
@@ -165,24 +166,25 @@ SCHEDULERS = click.Option(
     show_default=True,
     help="Batch schedules to compare, by commas; package.module:callable for your own.",
 )
-CORPUS_OUT = click.Option(
-    ["-o", "--output", "corpus"],
-    type=click.Path(dir_okay=False),
+CORPUS_OUT = OutputFile(
+    "rows",
+    "File for the rows; only an earlier corpus is overwritten.",
+    "corpus",
+    "model,family,data,seed,",
     default="corpus.csv",
-    show_default=True,
-    help="File for the rows.",
 )
-REPORT_OUT = click.Option(
-    ["-o", "--output", "report"],
-    type=click.Path(dir_okay=False),
+REPORT_OUT = OutputFile(
+    "report",
+    "File for the page; only an earlier report is overwritten.",
+    "report",
+    '<meta name="generator" content="probe report">',
     default="report.html",
-    show_default=True,
-    help="File for the page; only an earlier report is overwritten.",
 )
-FITTED_OUT = click.Option(
-    ["-o", "--output", "fitted"],
-    type=click.Path(dir_okay=False),
-    help="File for the fitted numbers, as JSON.",
+FITTED_OUT = OutputFile(
+    "fitted",
+    "File for the fitted numbers, as JSON; only an earlier fit is overwritten.",
+    "fit",
+    '"harm_rate"',
 )
 EVALUATION_PLOTS: Sequence[click.Option] = (
     click.Option(
@@ -203,9 +205,12 @@ EXPORT: Sequence[click.Option] = (
         show_default=True,
         help="The trainer that is to follow the schedule.",
     ),
-    click.Option(
-        ["-o", "--output", "exported"],
-        type=click.Path(dir_okay=False),
-        help="File to write; standard output if unset.",
+    OutputFile(
+        "exported",
+        "File to write, standard output if unset; only an earlier schedule is overwritten.",
+        "schedule",
+        '"""Batch sizes by epoch of ',
+        '"first_sample"',
+        "--rampup-batch-size",
     ),
 )

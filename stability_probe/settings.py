@@ -91,6 +91,33 @@ class KeyValue(click.ParamType):  # type: ignore[type-arg]
         return name.strip(), parsed
 
 
+class OutputFile(click.Option):
+    """``-o FILE``: a file to write, in place of none but an earlier one of its kind.
+
+    Never from a variable: PROBE_CORPUS, which names rows to read, once named rows to overwrite.
+    """
+
+    def __init__(
+        self, name: str, about: str, kind: str, *marks: str, default: str | None = None
+    ) -> None:
+        self._kind, self._marks = kind, marks
+        super().__init__(
+            ["-o", "--output", name],
+            type=click.Path(),
+            default=default,
+            show_default=default is not None,
+            allow_from_autoenv=False,
+            help=about,
+        )
+
+    def check(self, path: str | None) -> None:
+        """Raise, before any work, unless it may be written; see `store.check_output`."""
+        if path is not None:
+            from stability_probe.store import check_output
+
+            check_output(Path(path), self._kind, *self._marks)
+
+
 def as_mapping(
     ctx: click.Context, param: click.Parameter, pairs: tuple[tuple[str, Any], ...]
 ) -> dict[str, Any]:

@@ -153,6 +153,23 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def check_output(path: Path, kind: str, *marks: str) -> None:
+    """Raise unless a file that the user named may be written.
+
+    Only an earlier one of its `kind` is overwritten: it has one of `marks` among its first bytes.
+    """
+    if not path.parent.is_dir():
+        raise RunError(f"cannot write {path}: there is no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; use a file in it, such as -o {path / 'out'}")
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        start = file.read(1000)
+    if start and not any(mark.encode() in start for mark in marks):
+        raise UsageError(f"{path} is there and is no {kind}; use another -o")
+
+
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """`write_text` of one JSON object with its checksum, which `read_json` checks."""
     write_text(path, seal(values))

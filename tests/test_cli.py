@@ -68,6 +68,56 @@ def invoke(*args: str, env: Mapping[str, str] | None = None) -> Result:
     return CliRunner().invoke(probe, args, prog_name="probe", env=env)
 
 
+WRITES: list[tuple[tuple[str, ...], str]] = [
+    (("corpus", "build", "sweep.toml"), "model,family,data,seed,arm\n"),
+    (("report", "run"), '<!doctype html>\n<meta name="generator" content="probe report">\n'),
+    (("fit",), '{"crc32": "0",\n  "harm_rate": 0.2}\n'),
+    (("export", "run"), '[{"epoch": 1, "first_sample": 0}]\n'),
+    (("export", "run"), '"""Batch sizes by epoch of run, for Lightning.\n'),
+    (("export", "run"), "--rampup-batch-size 16 8 100\n"),
+]
+"""Commands that write a file, and how one of theirs begins."""
+
+
+@pytest.mark.parametrize(("command", "own"), WRITES)
+def test_only_an_earlier_file_of_the_same_kind_may_be_overwritten(
+    command: tuple[str, ...], own: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    others = {text for _, text in WRITES if text != own} if command[0] != "export" else set()
+    for text in ("import torch\n", *others):
+        out.write_text(text)
+        told = fails(invoke(*command, "-o", "out"), 2, "out is there and is no", "another -o")
+        assert "report" in told or command[0] != "report"
+        assert out.read_text() == text
+    fails(invoke(*command, "-o", "absent/out"), 3, "cannot write absent/out", "no folder")
+    fails(invoke(*command, "-o", "."), 2, "is a folder")
+
+
+def test_an_own_file_passes_that_check(tmp_path: Path) -> None:
+    for command, own in WRITES[:2] + WRITES[3:]:  # a fit would take its minutes
+        (tmp_path / "out").write_text(own)
+        told = invoke(*command, "-o", "out").stderr
+        assert "run" in told or "sweep.toml" in told, "what is asked for is not there"
+        assert "another -o" not in told
+
+
+def test_no_variable_names_a_file_that_is_written(tmp_path: Path) -> None:
+    """PROBE_CORPUS names the rows that evaluate reads; `corpus build` once wrote them over."""
+    for command, _ in WRITES:
+        group = probe.commands[command[0]]
+        made = group.commands[command[1]] if isinstance(group, click.Group) else group
+        (option,) = [p for p in made.params if "-o" in p.opts]
+        with made.make_context("probe", list(command[1:]), resilient_parsing=True) as context:
+            context.auto_envvar_prefix = "PROBE"
+            assert option.name is not None
+            variable = f"PROBE_{option.name.upper()}"
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv(variable, "other")
+                patch.setenv("PROBE_CORPUS", "other")
+                assert option.resolve_envvar_value(context) is None, variable
+
+
 def fails(result: Result, code: int, *words: str) -> str:
     """Asserts one line on stderr, nothing on stdout, and the exit code."""
     assert result.exit_code == code, result.output
