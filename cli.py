@@ -420,8 +420,12 @@ def completion(shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
+    from stability_probe.terminal import print_result
+
     made = get_completion_class(shell)
-    click.echo(made(probe, {}, "probe", "_PROBE_COMPLETE").source() if made else "")
+    print_result(
+        False, dict, lambda: made(probe, {}, "probe", "_PROBE_COMPLETE").source() if made else ""
+    )
 
 
 @probe.command(params=[SWEEP, JOBS, EXECUTOR, DRY_RUN, ROOT, *COMMON])

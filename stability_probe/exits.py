@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
+import sysconfig
 import traceback
 import warnings
+from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -31,6 +35,8 @@ with -C, such as batch-size = 32. A flag wins over the environment, that over th
 
 BUG = 70
 """Exit code of an error that nobody foresaw."""
+RESULT_STREAM = "stability_probe.result_stream"
+"""Where a command's context keeps the stream of its result."""
 _FOR_SEVERAL = ("run",)
 """Commands that torchrun may start in several processes."""
 
@@ -50,8 +56,10 @@ class Command(click.Command):
             return None
         if processes() > 1 and self.name not in _FOR_SEVERAL:
             raise click.UsageError(f"torchrun starts one run only; use probe {self.name} without")
+        ctx.meta[RESULT_STREAM] = sys.stdout
         try:
-            with warnings.catch_warnings():
+            # What the user's own code prints is no result.
+            with warnings.catch_warnings(), redirect_stdout(sys.stderr):
                 if not verbose:  # libraries warn about what is no concern of the user
                     warnings.simplefilter("ignore")
                 for option in self.params:
@@ -133,7 +141,24 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, OSError) and error.errno:
         return _explain_os_error(error), 3
     kind = type(error).__name__
+    if (frame := _own_frame(error)) is not None:
+        place = f"{frame.filename}, line {frame.lineno}"
+        return f"your own code raised {kind}: {error} ({place}); -v shows how it was reached", 2
     return f"internal error: {kind}: {error}; please report it, with the output of -v", BUG
+
+
+def _own_frame(error: BaseException) -> traceback.FrameSummary | None:
+    """Where the user's own code raised an error, or called what did; None where it had no part."""
+    package = Path(__file__).parent
+    ours = (package, package.parent / "predictor", package.parent / "cli.py")
+    others = [Path(path) for path in sysconfig.get_paths().values()]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if any(file.is_relative_to(path) for path in ours):
+            return None
+        if file.is_file() and not any(file.is_relative_to(path) for path in others):
+            return frame
+    return None
 
 
 def _explain_os_error(error: OSError) -> str:

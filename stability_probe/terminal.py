@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Column
 
 from stability_probe.errors import RunError
+from stability_probe.exits import RESULT_STREAM
 from stability_probe.launch import follows
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import EpochRecord
@@ -178,13 +180,21 @@ def print_result(as_json: bool, values: Callable[[], Any], shown: Callable[[], A
             text = json.dumps(values(), allow_nan=False, indent=2)
         except ValueError as error:
             raise RunError(f"the result holds a number that is not finite ({error})") from error
-        print(text, flush=True)
+        print(text, file=_result_stream(), flush=True)
         return
     # Names are the user's: [brackets] and :colons: in them are no markup.
-    console = Console(highlight=False, markup=False, emoji=False)
     result = shown()
+    stream = _result_stream()
+    console = Console(file=stream, highlight=False, markup=False, emoji=False)
     console.print(result, soft_wrap=isinstance(result, str))
-    sys.stdout.flush()
+    stream.flush()
+
+
+def _result_stream() -> TextIO:
+    """Stdout as it was when the command began."""
+    context = click.get_current_context(silent=True)
+    kept: dict[str, TextIO] = {} if context is None else context.meta
+    return kept.get(RESULT_STREAM) or sys.stdout
 
 
 def format_duration(seconds: float) -> str:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from cli import probe
 from predictor import summary
+from stability_probe import exits
 from stability_probe.config import RunConfig
 from stability_probe.errors import MissingError, RunError, UsageError
 from stability_probe.options import TRAINING
@@ -495,8 +496,15 @@ def test_key_values_survive_being_written_and_read(values: dict[str, Any]) -> No
     ],
 )
 def test_every_error_is_one_line_and_its_exit_code(
-    fake: Callable[..., None], command: str, error: BaseException, code: int, words: list[str]
+    fake: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    error: BaseException,
+    code: int,
+    words: list[str],
 ) -> None:
+    monkeypatch.setattr(exits, "_own_frame", lambda _: None)  # raised here, as if by probe
+
     def work(*args: Any, **kwargs: Any) -> None:
         raise error
 
@@ -507,6 +515,102 @@ def test_every_error_is_one_line_and_its_exit_code(
     assert told.exit_code == code
     assert told.stdout == ""
     assert "Traceback" in told.stderr.split("\n", 1)[1]
+
+
+OWN = """
+import torch
+from torch import nn
+from stability_probe.schedulers.base import Proposal
+
+
+class Net(nn.Linear):
+    def __init__(self, num_classes):
+        super().__init__(3 * 8 * 8, num_classes)
+
+    def forward(self, images):
+        print("a pass")
+        return super().forward(images.flatten(1))
+
+
+class Tired(Net):
+    def forward(self, images):
+        if torch.is_grad_enabled():
+            return super().forward(images) @ torch.ones(7)
+        return super().forward(images)
+
+
+class Rule:
+    def __init__(self, answer=None):
+        self.answer = answer
+
+    def propose(self, record):
+        if self.answer is None:
+            raise KeyError("no such signal")
+        return Proposal(batch_size=self.answer, reason="") if self.answer != 0 else 5
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+"""
+RUN_OWN = (
+    "--data",
+    "tests.tiny:blobs",
+    "--epochs",
+    "2",
+    "--channels-last",
+    "off",
+    "--device",
+    "cpu",
+)
+
+
+def test_what_the_users_own_code_prints_is_no_result(tmp_path: Path) -> None:
+    (tmp_path / "ownprints.py").write_text(OWN)
+    told = invoke("run", "ownprints:Net", *RUN_OWN, "--json")
+    assert told.exit_code == 0, told.stderr
+    assert json.loads(told.stdout)["status"] == "finished"
+    assert "a pass" in told.stderr
+    (tmp_path / "ownprints.py").unlink()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("ownfails:Tired",), ["your own code raised RuntimeError", "ownfails.py, line 19", "-v"]),
+        (
+            ("ownfails:Net", "--scheduler", "ownfails:Rule"),
+            ["your own code raised KeyError: 'no such signal'", "ownfails.py, line 29"],
+        ),
+        (
+            ("ownfails:Net", "--scheduler", "ownfails:Rule", "--scheduler-arg", "answer=0"),
+            ["Rule.propose() returned 5; use a Proposal"],
+        ),
+        (
+            ("ownfails:Net", "--scheduler", "ownfails:Rule", "--scheduler-arg", 'answer="2"'),
+            ["Rule.propose() returned Proposal(batch_size='2'", "of a finite batch"],
+        ),
+    ],
+)
+def test_an_error_of_the_users_own_code_is_no_bug_of_probe(
+    tmp_path: Path, arguments: tuple[str, ...], words: list[str]
+) -> None:
+    (tmp_path / "ownfails.py").write_text(OWN)
+    sys.modules.pop("ownfails", None)
+    told = invoke("run", *arguments, *RUN_OWN, "-q")
+    assert told.exit_code == 2
+    *prints, line = told.stderr.splitlines()
+    assert set(prints) <= {"a pass"}
+    assert line.startswith("probe: ")
+    assert all(word in line for word in words), line
+
+
+def test_an_error_of_probe_in_a_callback_of_the_user_stays_a_bug() -> None:
+    """The innermost code of the two is to blame."""
+    with pytest.raises(AttributeError) as caught:
+        exits._explain_os_error(None)  # type: ignore[arg-type]
+    assert exits.explain(caught.value)[1] == exits.BUG
 
 
 def test_a_command_that_measures_nothing_is_interrupted_as_quietly(

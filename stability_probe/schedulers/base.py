@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from stability_probe.errors import UsageError
 from stability_probe.records import EpochRecord, Evidence
 
 GRID = 8
@@ -113,7 +114,7 @@ class BoundedScheduler:
 
     def step(self, record: EpochRecord) -> Decision:
         """Decide after `record`, which must be the epoch after the one seen last."""
-        proposal = self.rule.propose(record)
+        proposal = _checked(self.rule.propose(record), self.rule)
         self._since_change += 1
         left = max(0, self.cooldown - self._since_change)
         size = self.limits.snapped(record.batch_size, proposal.batch_size)
@@ -159,4 +160,15 @@ def decided(scheduler: BatchScheduler, record: EpochRecord) -> EpochRecord:
         reason=decision.reason,
         cooldown_left=decision.cooldown_left,
         evidence=decision.evidence,
+    )
+
+
+def _checked(proposal: object, rule: Rule) -> Proposal:
+    """What a rule proposes; it may be the user's."""
+    if isinstance(proposal, Proposal):
+        size: object = proposal.batch_size
+        if isinstance(size, (int, float)) and math.isfinite(size):
+            return proposal
+    raise UsageError(
+        f"{type(rule).__name__}.propose() returned {proposal!r}; use a Proposal of a finite batch"
     )
