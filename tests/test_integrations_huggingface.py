@@ -142,6 +142,52 @@ def test_a_trainer_decides_as_a_plain_loop_does(tmp_path: Path) -> None:
     assert [sorted(seen) for seen in trainer.model.seen[:-1]] == [everything] * EPOCHS
 
 
+class Scales(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
+    """Float16's loss scaling, which the Trainer itself only switches on where there is a card."""
+
+    def __init__(self) -> None:
+        self.unscaled = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        accelerator = self.trainer.accelerator
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)  # type: ignore[attr-defined]
+        unscale = scaler.unscale_
+
+        def counted(optimizer: Any) -> None:
+            unscale(optimizer)  # raises when called twice before a step
+            self.unscaled += 1
+
+        scaler.unscale_ = counted
+        accelerator.native_amp, accelerator.scaler = True, scaler
+        accelerator.state._mixed_precision = "fp16"
+        (optimizer,) = accelerator._optimizers
+        optimizer.scaler = scaler
+        optimizer._accelerate_step_called = False
+        optimizer._optimizer_original_step_method = optimizer.optimizer.step
+        optimizer._optimizer_patched_step_method = accelerate.optimizer.patch_optimizer_step(
+            optimizer, optimizer.optimizer.step
+        )
+
+
+@pytest.mark.parametrize("clip", [0.0, 1e6])
+def test_a_scaled_loss_is_measured_unscaled(tmp_path: Path, clip: float) -> None:
+    """A scale that is a power of two changes no bit of what is decided."""
+    trainer = make_trainer(tmp_path, max_grad_norm=clip)
+    scales = Scales()
+    scales.trainer = trainer
+    settings = {"window_epochs": 2, "max_batch_size": 64, "lr_rule": "linear", **DEBA}
+    callback = AdaptiveBatchCallback(trainer, scheduler="deba", **settings)
+    keep = Keep(callback)
+    trainer.add_callback(keep)
+    trainer.add_callback(scales)
+    try:
+        trainer.train()
+    finally:
+        trainer.accelerator.state._mixed_precision = "no"
+    assert [comparable(e) for e in keep.records] == [comparable(e) for e in Plain(blobs()).rest()]
+    assert scales.unscaled == sum(e.updates for e in keep.records)
+
+
 def test_planned_steps_and_epochs_follow_the_batch(tmp_path: Path) -> None:
     told, trainer = train(tmp_path)
     updates = [e.updates for e in told.records]

@@ -150,9 +150,15 @@ class AdaptiveBatchCallback(TrainerCallback):  # type: ignore[misc, unused-ignor
 
     def _clip_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
         """Called at every update, whether anything is to be clipped or not."""
-        self.trainer.accelerator.unscale_gradients()
+        accelerator = self.trainer.accelerator
+        accelerator.unscale_gradients()
         self._running.monitor.measure()
-        return self._clip(*args, **kwargs)
+        # Clipping unscales too, and a GradScaler refuses to do so twice before a step.
+        accelerator.unscale_gradients = lambda *_: None
+        try:
+            return self._clip(*args, **kwargs)
+        finally:
+            del accelerator.unscale_gradients
 
     def _check_bounds(self) -> None:
         """A Trainer ends an epoch after as many steps as the first one has."""
