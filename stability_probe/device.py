@@ -23,6 +23,15 @@ _NO_MEMORY = (
     "could not create a memory",  # oneDNN
 )
 """Words of errors that a smaller batch may mend."""
+_NO_MEMORY_OR_KERNEL = (
+    "unable to find an engine",  # cuDNN
+    "valid cudnn algorithm",
+    "cudnn_status_not_supported",
+    "cublas_status_not_initialized",
+)
+"""Words of libraries that found no room for their workspace, or no kernel at all."""
+_FULL = 0.1
+"""A card with less of its memory free than this is why."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -66,9 +75,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     Only torch's own allocators for a device raise a type of their own. Of other errors the words
     tell, and not the word alone: an "illegal memory access" is a bug that no smaller batch mends.
     """
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and any(w in str(error).lower() for w in _NO_MEMORY)
-    )
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    words = str(error).lower()
+    if any(w in words for w in _NO_MEMORY_OR_KERNEL):
+        return _card_is_full()
+    return any(w in words for w in _NO_MEMORY)
+
+
+def _card_is_full() -> bool:
+    if not torch.cuda.is_available():
+        return False
+    free, total = torch.cuda.mem_get_info()
+    return free < _FULL * total
 
 
 def free_memory(device: torch.device) -> None:

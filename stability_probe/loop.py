@@ -326,6 +326,18 @@ def measure_noise_scale(
     begin = time.perf_counter()
     largest = state.micro_batch_size or config.batch_size
     size = min(config.batch_size, largest, len(data.train_labels) // 2)
+    while (found := _try_noise_pass(state, data, config, share, size)) is None:
+        size //= 2
+        free_memory(state.device)
+    norms, big = found
+    return metrics.noise_scale(norms, big, size, time_s=time.perf_counter() - begin)
+
+
+def _try_noise_pass(
+    state: TrainState, data: Dataset, config: RunConfig, share: float, size: int
+) -> tuple[list[float], float] | None:
+    """Squared norms of the gradients of micro-batches of `size`, and that of their mean; None
+    where memory ran out, as it may sooner than in training: the mean gradient is kept beside."""
     budget = share * len(data.train_labels) / size
     count = min(64, max(8, int(budget)), len(data.train_labels) // size)
     # The window's own pass keeps epoch 0; the passes of a schedule draw anew each time.
@@ -334,14 +346,18 @@ def measure_noise_scale(
         len(data.train_labels), generator=generator_for(config.stream_seed, draw, "noise")
     )
     state.optimizer.zero_grad(set_to_none=True)
-    with _left_alone(state), gradients.taken(state.model.parameters()) as micro_batches:
-        for batch in torch.split(order[: count * size].to(state.device), size):
-            images, labels = load_batch(data, batch, state)
-            backward(state.model, state, data, images, labels, config.precision)
-            micro_batches.next()
-        norms = torch.stack(micro_batches.squared_norms).tolist()
-        big = micro_batches.mean_squared_norm().item()
-    return metrics.noise_scale(norms, big, size, time_s=time.perf_counter() - begin)
+    try:
+        with _left_alone(state), gradients.taken(state.model.parameters()) as micro_batches:
+            for batch in torch.split(order[: count * size].to(state.device), size):
+                images, labels = load_batch(data, batch, state)
+                backward(state.model, state, data, images, labels, config.precision)
+                micro_batches.next()
+            norms = torch.stack(micro_batches.squared_norms).tolist()
+            return norms, micro_batches.mean_squared_norm().item()
+    except RuntimeError as error:
+        if size < 4 or not is_out_of_memory(error):
+            raise
+    return None
 
 
 @contextmanager
@@ -349,12 +365,14 @@ def _left_alone(state: TrainState) -> Iterator[None]:
     """Training mode for passes that leave buffers, gradients and random state as they were."""
     buffers = [b.clone() for b in state.model.buffers()]
     state.model.train()
-    with torch.random.fork_rng(devices=[]):
-        yield
-    state.optimizer.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        for buffer, saved in zip(state.model.buffers(), buffers, strict=True):
-            buffer.copy_(saved)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        state.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, saved in zip(state.model.buffers(), buffers, strict=True):
+                buffer.copy_(saved)
 
 
 def _compile_for_epoch(state: TrainState, data: Dataset, config: RunConfig) -> float:

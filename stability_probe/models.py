@@ -18,7 +18,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from stability_probe.errors import ProbeError, UsageError
+from stability_probe.device import is_out_of_memory
+from stability_probe.errors import ProbeError, RunError, UsageError
 from stability_probe.records import ModelSize
 from stability_probe.user_code import import_callable, one_line, working_directory_importable
 
@@ -80,7 +81,8 @@ def check_model(
     """One forward pass of two images; of the user's own model, one in training mode too.
 
     Images are [in_chans, height, img_size], square without `height`. Raises `UsageError` unless
-    it gives [2, num_classes], and for a model with nothing to train.
+    it gives [2, num_classes], and for a model with nothing to train; `RunError` where the memory
+    does not hold two images.
     """
     shape = (in_chans, height or img_size, img_size)
     for training in (False, True) if is_own_model(name) else (False,):
@@ -109,6 +111,10 @@ def _try_forward(
         with torch.random.fork_rng([], enabled=training), torch.no_grad():
             return model(torch.zeros(2, *shape))
     except Exception as error:
+        if is_out_of_memory(error):
+            raise RunError(
+                "out of memory even with 2 samples at a time; use a smaller model or --img-size"
+            ) from error
         native = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
         _, height, width = shape
         size = f"{height}x{width} images{' in training' if training else ''}"

@@ -111,10 +111,10 @@ def choose_memory_format(
 ) -> MemoryFormatChoice:
     """What `channels_last` says, or for auto the faster of the two at two batch sizes.
 
-    They are timed side by side at the initial batch and at four times that. With the `root` of a
-    store the choice is kept there: timed anew, two formats of nearly one speed would take turns,
-    and runs begun with one would not be found with the other. Raises `MissingError` when what was
-    kept is damaged.
+    They are timed side by side at the initial batch and, where it fits into the memory, at four
+    times that. With the `root` of a store the choice is kept there: timed anew, two formats of
+    nearly one speed would take turns, and runs begun with one would not be found with the other.
+    Raises `MissingError` when what was kept is damaged.
     """
     if config.channels_last != "auto":
         name = "channels_last" if config.channels_last == "on" else "contiguous"
@@ -138,13 +138,14 @@ def _faster_format(config: RunConfig, dataset: Dataset) -> MemoryFormatChoice:
     if not any(isinstance(m, nn.Conv2d) for m in states["on"].model.modules()):
         return MemoryFormatChoice(memory_format="contiguous", reason="the model has no convolution")
     data = dataset.to(states["on"].device)
-    sizes = [config.batch_size, min(4 * config.batch_size, len(data.train_labels))]
+    sizes = _sizes_that_fit(list(states.values()), data, config)
+    if not sizes:
+        reason = "not enough memory to try channels_last beside it"
+        return MemoryFormatChoice(memory_format="contiguous", reason=reason)
     seconds: dict[tuple[str, int], list[float]] = {}
-    for round_number in range(ROUNDS):
+    for _ in range(ROUNDS):
         for size in sizes:
             for flag, state in states.items():
-                if round_number == 0:
-                    _warm_up(state, data, config, size)
                 timing = _time_step(state, data, config, size)
                 seconds.setdefault((flag, size), []).append(timing)
     gains = [min(seconds["off", s]) / min(seconds["on", s]) for s in sizes]
@@ -152,6 +153,22 @@ def _faster_format(config: RunConfig, dataset: Dataset) -> MemoryFormatChoice:
     told = ", ".join(f"{g:.2f}x at {s}" for g, s in zip(gains, sizes, strict=True))
     name = "channels_last" if gain >= MIN_GAIN else "contiguous"
     return MemoryFormatChoice(memory_format=name, reason=f"channels_last {told}")
+
+
+def _sizes_that_fit(states: Sequence[TrainState], data: Dataset, config: RunConfig) -> list[int]:
+    """Of the initial batch and four times that, those a warm-up step of each state has fitted.
+
+    A run needs less: it has one model alone, and may never reach the larger batch.
+    """
+    fitting: list[int] = []
+    for size in (config.batch_size, min(4 * config.batch_size, len(data.train_labels))):
+        device = states[0].device
+        if _foresee_out_of_memory(device, fitting, size) is not None:
+            break
+        if not all(_fits(state, data, config, size, first=False) for state in states):
+            break
+        fitting.append(size)
+    return fitting
 
 
 def _with_format(config: RunConfig, flag: str) -> RunConfig:

@@ -16,7 +16,7 @@ from rich.console import Console
 from stability_probe import device
 from stability_probe.config import RunConfig
 from stability_probe.errors import RunError
-from stability_probe.loop import num_micro_batches, train_step
+from stability_probe.loop import measure_noise_scale, num_micro_batches, train_step
 from stability_probe.run import run
 from stability_probe.run_summary import run_table
 from stability_probe.state import make_state
@@ -54,6 +54,23 @@ def test_parts_are_near_equal_fit_and_are_never_single(size: int, largest: int |
     if largest is not None and largest >= 3:
         assert max(parts) <= largest
         assert count == 1 or max(torch.arange(size).tensor_split(count - 1)[0].shape) > largest
+
+
+def test_a_noise_pass_that_exceeds_memory_takes_smaller_micro_batches() -> None:
+    data = blobs()
+    state = make_state(CONFIG, data)
+    before = {name: value.clone() for name, value in state.model.state_dict().items()}
+    split = measure_noise_scale(state, data, CONFIG, 1.0)
+    assert Hungry.failures == 2, "32 and 16 samples"
+    assert state.micro_batch_size is None, "training may still fit"
+    assert all(torch.equal(before[k], v) for k, v in state.model.state_dict().items())
+    state.micro_batch_size = 8
+    known = measure_noise_scale(state, data, CONFIG, 1.0)
+    assert Hungry.failures == 2
+    assert dataclasses.replace(split, time_s=0.0) == dataclasses.replace(known, time_s=0.0)
+    Hungry.LIMIT = 1
+    with pytest.raises(torch.OutOfMemoryError):
+        measure_noise_scale(state, data, CONFIG, 1.0)
 
 
 def test_split_batches_give_the_numbers_of_undivided_ones(tmp_path: Path) -> None:

@@ -39,6 +39,28 @@ def test_only_what_a_smaller_batch_mends_is_out_of_memory(error: Exception, lack
     assert is_out_of_memory(error) is lacking
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "GET was unable to find an engine to execute this computation",
+        "FIND was unable to find an engine to execute this computation",
+        "Unable to find a valid cuDNN algorithm to run convolution",
+        "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_a_library_without_room_is_out_of_memory_on_a_full_card_only(
+    words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same words tell that there is no such kernel."""
+    error = RuntimeError(words)
+    assert not is_out_of_memory(error), "no card here, or an empty one"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for free, full in ((40, False), (1, True)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 80))
+        assert is_out_of_memory(error) is full
+
+
 def test_available_memory_reads_the_system(tmp_path: Path) -> None:
     file = tmp_path / "meminfo"
     file.write_text("MemTotal: 9 kB\nMemAvailable:       2048 kB\n")

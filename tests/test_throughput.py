@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from stability_probe.throughput import (
     measure_throughput,
 )
 from tests.test_loop import CONFIG, with_fields
-from tests.tiny import blobs
+from tests.tiny import Hungry, blobs
 
 CHOICE = MemoryFormatChoice(memory_format="contiguous", reason="as asked")
 
@@ -165,3 +166,34 @@ def test_a_real_curve_has_a_point_for_each_size() -> None:
     assert all(p.samples_per_s > 0 for p in curve.points)
     assert curve.time_s > 0
     assert curve.device_name == device.cpu_name()
+
+
+@pytest.mark.parametrize(
+    ("limit", "told", "steps"),
+    [
+        (64, {8, 32}, 0),
+        (31, {8}, 1),
+        (7, set(), 1),
+    ],
+)
+def test_a_format_is_chosen_at_the_sizes_that_fit(
+    monkeypatch: pytest.MonkeyPatch, limit: int, told: set[int], steps: int
+) -> None:
+    monkeypatch.setattr(Hungry, "LIMIT", limit)
+    monkeypatch.setattr(Hungry, "failures", 0)
+    config = with_fields(model="tests.tiny:hungry_conv", batch_size=8, channels_last="auto")
+    choice = choose_memory_format(config, blobs())
+    assert {int(size) for size in re.findall(r"x at (\d+)", choice.reason)} == told
+    assert Hungry.failures == steps
+    if not told:
+        assert choice.memory_format == "contiguous"
+        assert "not enough memory" in choice.reason
+
+
+def test_a_format_is_not_tried_at_a_size_that_the_kernel_might_kill(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(throughput, "largest_that_fits", lambda _d, _p, _done, size: size - 1)
+    config = with_fields(model="tests.tiny:hungry_conv", batch_size=8, channels_last="auto")
+    choice = choose_memory_format(config, blobs())
+    assert re.fullmatch(r"channels_last [\d.]+x at 8", choice.reason)

@@ -71,6 +71,11 @@ def hungry(num_classes: int, in_chans: int, img_size: int) -> nn.Module:
     return nn.Sequential(plain(num_classes, in_chans, img_size), Hungry())
 
 
+def hungry_conv(num_classes: int, in_chans: int) -> nn.Module:
+    """A convolution before what is hungry, so that there is a memory format to choose."""
+    return nn.Sequential(Hungry(), nn.Conv2d(in_chans, num_classes, 8), nn.Flatten())
+
+
 def hungry_net(num_classes: int, in_chans: int) -> nn.Module:
     """`net`, which has BatchNorm, but hungry."""
     return nn.Sequential(net(num_classes, in_chans), Hungry())
