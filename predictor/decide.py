@@ -58,6 +58,9 @@ def too_little_headroom(case: Case) -> str | None:
     This needs no corpus: a run that spent all its epochs at the fastest batch would save
     1 − 1 / headroom of the time, and no batch sequence saves more.
     """
+    if len(case.curve.points) == 1:
+        why = case.curve.stopped_by or f"no batch may be larger than {case.max_batch_size}"
+        return f"{why}, so that no schedule can grow beyond {case.batch_size}"
     gain = metrics.headroom(case.curve, case.batch_size)
     most = metrics.saved_pct(1.0, gain)
     if most >= metrics.MIN_TIME_SAVED_PCT:

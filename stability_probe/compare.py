@@ -104,7 +104,8 @@ def check_schedulers(config: RunConfig, schedulers: Sequence[str], dataset: Data
 def independent_arms(
     config: RunConfig, seeds: Sequence[int], schedulers: Sequence[str], num_train: int
 ) -> list[Arm]:
-    """All arms that need no other arm's result. A batch larger than the data is left out."""
+    """All arms that need no other arm's result. A batch larger than the data, or than the largest
+    that is allowed, is left out."""
     arms = [
         make_arm(FIXED, "reference", config, seeds),
         in_other_order(AGAIN, config, seeds),
@@ -113,13 +114,12 @@ def independent_arms(
         arms.append(make_arm(name, "schedule", config, seeds, scheduler=name))
     for k in MULTIPLES:
         size = k * config.batch_size
-        if size > num_train:
+        if size > min(num_train, config.max_batch_size or size):
             continue
         for told, rule in (("", "none"), (", lr x{:g}", _RATE_RULE[config.optimizer])):
             factor = scale_lr(rule, config.optimizer, k)
             name = f"fixed x{k}{told.format(factor)}"
-            largest = max(size, config.max_batch_size) if config.max_batch_size else None
-            changes = {"batch_size": size, "lr": config.lr * factor, "max_batch_size": largest}
+            changes = {"batch_size": size, "lr": config.lr * factor}
             arms.append(make_arm(name, "fixed", config, seeds, **changes))
     for schedule in ("cosine", "step"):
         if schedule != config.lr_schedule:

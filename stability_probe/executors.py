@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
 from stability_probe.config import RunConfig
-from stability_probe.exits import BUG, explain
+from stability_probe.exits import BUG, OWN_CODE, explain
 from stability_probe.interrupt import Interrupted
 
 
@@ -120,6 +121,8 @@ def _main(config: str, root: str) -> None:
         reason, code = explain(error)
         if code == BUG:
             raise  # its traceback belongs into the log
+        if reason.startswith(OWN_CODE):
+            traceback.print_exc()
         print(f"probe: {reason}", file=sys.stderr)
         sys.exit(code)
 

@@ -35,6 +35,7 @@ with -C, such as batch-size = 32. A flag wins over the environment, that over th
 
 BUG = 70
 """Exit code of an error that nobody foresaw."""
+OWN_CODE = "your own code"
 RESULT_STREAM = "stability_probe.result_stream"
 """Where a command's context keeps the stream of its result."""
 _FOR_SEVERAL = ("run",)
@@ -143,7 +144,7 @@ def explain(error: BaseException) -> tuple[str, int]:
     kind = type(error).__name__
     if (frame := _own_frame(error)) is not None:
         place = f"{frame.filename}, line {frame.lineno}"
-        return f"your own code raised {kind}: {error} ({place}); -v shows how it was reached", 2
+        return f"{OWN_CODE} raised {kind}: {error} ({place})", 2
     return f"internal error: {kind}: {error}; please report it, with the output of -v", BUG
 
 

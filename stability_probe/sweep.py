@@ -113,7 +113,8 @@ def measure_curves(
 ) -> dict[Path, ThroughputCurve]:
     """Throughput curves of a sweep by path, one after the other on a quiet machine.
 
-    Measured once and stored under ROOT/curves; `step_id` says which runs share one.
+    Measured once and stored under ROOT/curves; `step_id` says which runs share one. One that was
+    measured on a busy machine is measured again.
     """
     from stability_probe.device import free_memory, resolve_device, use_threads
     from stability_probe.fingerprint import require_unchanged
@@ -128,7 +129,7 @@ def measure_curves(
     (root / "curves").mkdir(parents=True, exist_ok=True)
     curves = {}
     for path, config in {curve_path(root, c): c for c in reversed(configs)}.items():
-        if not path.exists():
+        if not path.exists() or _read_curve(path).busy:
             progress.start(f"throughput of {config.model}", 1)
             with use_threads(config.threads or 1):  # as the runs will
                 data = load_run_data(config)
@@ -144,13 +145,20 @@ def measure_curves(
             write_json(path, to_plain(curve))
             # This process lives as long as the runs: what it reserved on a card they would lack.
             free_memory(resolve_device(config.device))
-        curves[path] = from_plain(ThroughputCurve, read_json(path))
+        curves[path] = _read_curve(path)
     return curves
 
 
+def _read_curve(path: Path) -> ThroughputCurve:
+    return from_plain(ThroughputCurve, read_json(path))
+
+
 def curve_path(root: Path, config: RunConfig) -> Path:
-    """Where a sweep keeps the throughput curve that a run shares."""
-    return root / "curves" / f"{step_id(config)}.json"
+    """Where a sweep keeps the throughput curve that a run shares, one for each number of
+    threads."""
+    threads = config.threads or 1
+    of_threads = f"-t{threads}" if threads > 1 else ""
+    return root / "curves" / f"{step_id(config)}{of_threads}.json"
 
 
 def run_sweep(
@@ -251,7 +259,7 @@ def num_done(runs: Sequence[SweepRun], root: Path) -> int:
 def stored_curve(run: SweepRun, root: Path) -> ThroughputCurve | None:
     """The curve of a run's grid point, None where it was not measured yet."""
     path = curve_path(root, run.baseline)
-    return from_plain(ThroughputCurve, read_json(path)) if path.exists() else None
+    return _read_curve(path) if path.exists() else None
 
 
 def estimated_s(runs: Sequence[SweepRun], root: Path) -> tuple[float, list[str]]:

@@ -578,7 +578,7 @@ def test_what_the_users_own_code_prints_is_no_result(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("ownfails:Tired",), ["your own code raised RuntimeError", "ownfails.py, line 19", "-v"]),
+        (("ownfails:Tired",), ["your own code raised RuntimeError", "ownfails.py, line 19"]),
         (
             ("ownfails:Net", "--scheduler", "ownfails:Rule"),
             ["your own code raised KeyError: 'no such signal'", "ownfails.py, line 29"],

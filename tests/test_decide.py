@@ -226,6 +226,23 @@ def test_no_schedule_saves_more_than_the_headroom_allows(top: float, hopeless: b
         assert "no schedule can save more than" in decision.reason
 
 
+@pytest.mark.parametrize(
+    ("stopped_by", "words"),
+    [
+        (None, "no batch may be larger than 16, so that no schedule can grow beyond 16"),
+        ("out of memory at batch 32", "out of memory at batch 32, so that no schedule can grow"),
+    ],
+)
+def test_where_no_batch_is_larger_the_device_is_not_to_blame(
+    stopped_by: str | None, words: str
+) -> None:
+    curve = dataclasses.replace(make_curve((16,), (100.0,)), stopped_by=stopped_by)
+    told = too_little_headroom(make_case(curve=curve, max_batch_size=16))
+    assert told is not None
+    assert words in told
+    assert "fast" not in told
+
+
 def test_a_flat_curve_is_an_answer_even_where_the_corpus_has_none(corpus: Any) -> None:
     flat = make_curve((16, 32, 64, 128, 256), (100.0, 101.0, 102.0, 103.0, 104.0))
     unlike = {"size": make_size(num_params=10**10), "config": {"optimizer": "adamw"}}

@@ -332,6 +332,10 @@ def test_arguments_that_follow_from_the_run() -> None:
     assert of_run.batch_sizes != Random(batch_sizes=sizes, seed=0).batch_sizes
 
 
+OFF_LIMITS = (
+    "the sequence has a batch of {}, and this run may take multiples of 8 from 16 to 200; use "
+    "another --max-batch-size, or the sequence of a run with the same limits"
+)
 SEQUENCE = (
     "needs the batch of every epoch; use --scheduler-arg run=RUN_ID, or batch_sizes=[16,16,24]"
 )
@@ -379,6 +383,8 @@ FACTORS = "deba needs growth > 1, 0 < shrink < 1, tolerance > 0 and spike > 0"
         ("replay", {"batch_sizes": [16, 0]}, f"replay {SEQUENCE}"),
         ("random", {"batch_sizes": []}, f"random {SEQUENCE}"),
         ("replay", {"batch_sizes": [24, 16]}, "the sequence starts at batch 24; use -b 24"),
+        ("replay", {"batch_sizes": [16, 20]}, OFF_LIMITS.format(20)),
+        ("random", {"batch_sizes": [16, 16, 208]}, OFF_LIMITS.format(208)),
         ("timed", {"growth": 1}, "timed growth is 1; use a number above 1"),
     ],
 )  # fmt: skip

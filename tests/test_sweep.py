@@ -387,9 +387,23 @@ def test_an_error_that_nobody_foresaw_leaves_its_traceback_in_the_log(
     config = make_config(1, channels_last="off")
     monkeypatch.setenv("SWEEP_RAISES", "1")
     failed = run_all([config], root, LocalProcesses(1))
-    assert failed == {config.run_id(): "ArithmeticError: in the middle of a step"}
+    told = failed[config.run_id()]
+    assert told.startswith("your own code raised ArithmeticError: in the middle of a step (")
+    assert told.endswith("sweepnet.py, line 26)")
     log = root / "logs" / f"{config.run_id()}.txt"
     assert log.read_text().startswith("Traceback")
+
+
+def test_a_bug_of_probe_leaves_its_traceback_in_the_log(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ArithmeticError("in the middle of a step")
+
+    monkeypatch.setattr(executors, "run_one", fail)
+    monkeypatch.setattr("stability_probe.exits._own_frame", lambda _: None)
+    with pytest.raises(ArithmeticError):  # Python prints it
+        executors._main(json.dumps(make_config(1).to_dict()), str(root))
 
 
 def test_a_dry_run_counts_and_estimates_and_trains_nothing(root: Path) -> None:
@@ -502,3 +516,27 @@ def test_without_ray_it_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingError, match=r"pip install 'stability-probe\[ray\]'"):
         make_executor("ray", 1)
+
+
+def test_a_busy_curve_is_measured_again_and_each_number_of_threads_has_its_own(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measured beside other work, it would decide for as long as the store is kept."""
+    measured: list[int] = []
+
+    def measure(*_: Any) -> Any:
+        measured.append(torch.get_num_threads())
+        return dataclasses.replace(make_curve([16], [1.0]), busy=len(measured) < 3)
+
+    monkeypatch.setattr(throughput, "measure_throughput", measure)
+    one = make_config(0, channels_last="off")
+    for busy in (True, True, False, False):
+        (curve,) = measure_curves([one], root).values()
+        assert curve.busy is busy
+    assert measured == [1, 1, 1]
+    two = dataclasses.replace(one, threads=2)
+    assert curve_path(root, one) == curve_path(root, dataclasses.replace(one, threads=1))
+    measure_curves([two], root)
+    assert measured == [1, 1, 1, 2]
+    measure_curves([one, two], root)
+    assert len(measured) == 4

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from stability_probe.config import RunConfig, default_max_batch_size
 from stability_probe.errors import UsageError
 from stability_probe.schedulers.adabatch import AdaBatch
 from stability_probe.schedulers.base import (
+    GRID,
     BatchScheduler,
     BoundedScheduler,
     Decision,
@@ -77,7 +79,19 @@ def make_scheduler(config: RunConfig, num_train: int) -> BatchScheduler:
         minimum=min(MIN_BATCH_SIZE, config.batch_size) if below else config.batch_size,
         maximum=max(maximum, config.batch_size),
     )
+    _check_sequence(sizes or (), limits)
     return BoundedScheduler(rule, limits, cooldown)
+
+
+def _check_sequence(sizes: Sequence[int], limits: Limits) -> None:
+    """A sequence is followed as it is, or not at all."""
+    for before, size in itertools.pairwise(sizes):
+        if size != before and limits.snapped(before, size) != size:
+            raise UsageError(
+                f"the sequence has a batch of {size}, and this run may take multiples of {GRID} "
+                f"from {limits.minimum} to {limits.maximum}; use another --max-batch-size, or "
+                "the sequence of a run with the same limits"
+            )
 
 
 def default_arguments(config: RunConfig) -> dict[str, Any]:
