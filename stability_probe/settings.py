@@ -103,7 +103,7 @@ class OutputFile(click.Option):
         self._kind, self._marks = kind, marks
         super().__init__(
             ["-o", "--output", name],
-            type=click.Path(),
+            type=click.Path(dir_okay=False),
             default=default,
             show_default=default is not None,
             allow_from_autoenv=False,

@@ -92,7 +92,7 @@ def test_only_an_earlier_file_of_the_same_kind_may_be_overwritten(
         assert "report" in told or command[0] != "report"
         assert out.read_text() == text
     fails(invoke(*command, "-o", "absent/out"), 3, "cannot write absent/out", "no folder")
-    fails(invoke(*command, "-o", "."), 2, "is a folder")
+    fails(invoke(*command, "-o", "."), 2, "is a directory")
 
 
 def test_an_own_file_passes_that_check(tmp_path: Path) -> None:
