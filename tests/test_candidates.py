@@ -189,6 +189,18 @@ def test_harm_is_learned_where_columns_are_given(examples: list[Example]) -> Non
     assert len(set(told.accuracy_delta_pp)) > 1
 
 
+def test_rehearsals_differ_in_what_the_signals_may_scatter_by() -> None:
+    noisy = make_corpus_row(
+        window_epochs=4,
+        profile_losses=(2.0, 1.5, 1.6, 1.2),
+        profile_grad_norms=(1.0, 1.4, 0.7, 1.2),
+        profile_grad_component_variances=(1e-6, 2e-6, 5e-7, 1e-6),
+    )
+    paths = rehearsals(dataclasses.replace(case_of(noisy), epochs=60))
+    assert len(set(paths)) > 1
+    assert all(len(p) == 60 for p in paths)
+
+
 def test_a_rehearsal_needs_the_case_alone(examples: list[Example]) -> None:
     one = examples[0].case
     expected = float(np.mean(replayed_time_saved_pct(rehearsals(one), one)))

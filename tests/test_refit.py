@@ -56,6 +56,9 @@ def test_own_rows_are_told_by_the_shipped_alone(
     changed = refit(shipped, worse)
     assert changed.shipped == got.shipped
     assert changed.together.brier != got.together.brier
+    assert changed.own_coverage == got.own_coverage, "of the time saved, which is the same"
+    for kind in ("time_saved_interval_pct", "accuracy_delta_interval_pp"):
+        assert [getattr(c, kind) for c in changed.own] == [getattr(c, kind) for c in got.own]
 
 
 def test_rows_of_another_reading_are_no_rows_of_it(shipped: list[CorpusRow]) -> None:

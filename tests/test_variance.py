@@ -19,7 +19,7 @@ from tests.predictor_factories import make_corpus_row, make_profile, outcome
 
 def test_components_of_known_variances_come_back() -> None:
     rng = np.random.default_rng(0)
-    a, d, r = 20, 20, 3
+    a, d, r = 25, 12, 3
     told = []
     for _ in range(100):
         got = components(
