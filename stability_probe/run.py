@@ -44,8 +44,8 @@ def run(
 
     A run that was interrupted goes on after its last recorded epoch. A run whose loss becomes
     non-finite is stored with the status diverged. SIGINT and SIGTERM let the step under way end,
-    store the state within the epoch and raise `Interrupted`. `dataset` is the one `config` names,
-    where the caller has loaded it already.
+    store the state within the epoch, or the result after the last, and raise `Interrupted`.
+    `dataset` is the one `config` names, where the caller has loaded it already.
     """
     progress = Quiet() if progress is None or follows() else progress
     with use_threads(config.threads), joined(config.device) as world, stopping() as stop:
@@ -105,6 +105,9 @@ def _train(
         status = "diverged"
     result = _result(config, state, dataset, records, status)
     world.lead(partial(directory.finish, result))
+    # Too late for this run, but what called it may have more of them in mind.
+    if world.any(stop()):
+        raise Interrupted(stop.signum or signal.SIGTERM)
     return result
 
 

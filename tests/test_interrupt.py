@@ -19,6 +19,9 @@ import torch
 
 from stability_probe.config import RunConfig
 from stability_probe.interrupt import Interrupted, Stop, raising, stopping
+from stability_probe.probe import characterize
+from stability_probe.progress import Quiet
+from stability_probe.records import EpochRecord
 from stability_probe.run import run
 from stability_probe.store import Store
 from tests.test_run import Notes, all_timeless, assert_same_state, load_checkpoint
@@ -81,6 +84,19 @@ def test_a_run_stopped_before_any_step_goes_on_to_the_very_same_end(
     assert all_timeless(run(CONFIG, cut, notes)) == all_timeless(whole.load(CONFIG.run_id()))
     assert f"step {partial['step']}" in notes.notes[0]
     assert_same_state(load_checkpoint(cut, CONFIG), load_checkpoint(whole, CONFIG))
+
+
+def test_a_signal_after_the_last_step_finishes_the_run_and_begins_no_other(tmp_path: Path) -> None:
+    class Late(Quiet):
+        def epoch(self, record: EpochRecord) -> None:
+            if record.epoch == 3:
+                signal.raise_signal(signal.SIGTERM)
+
+    store = Store(tmp_path)
+    with pytest.raises(Interrupted) as caught:
+        characterize(CONFIG, seeds=(0, 1), store=store, progress=Late(), window_epochs=3)
+    assert caught.value.exit_code == 143
+    assert [(s.seed, s.status) for s in store.list()] == [(0, "finished")]
 
 
 @pytest.mark.parametrize("signals", [1, 2])
