@@ -26,7 +26,12 @@ from stability_probe.stored import Probed, fixed_twin
 from stability_probe.words import percent
 
 _TONES = {"benefits": "good", "neutral": "plain", "harms": "bad"}
-_WORDS = {"benefits": "PAID OFF", "neutral": "GAINED LITTLE", "harms": "COST ACCURACY"}
+_WORDS = {
+    "benefits": "PAID OFF ONCE",
+    "neutral": "GAINED LITTLE ONCE",
+    "harms": "COST ACCURACY ONCE",
+}
+"""Of one pair of runs, with one seed."""
 
 
 def run_section(key: str, run: RunResult, root: Path) -> Section:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import time
 from collections.abc import Sequence
@@ -122,15 +123,17 @@ def choose_memory_format(
     if root is None:
         return _faster_format(config, dataset)
     path = root / "memory_formats" / f"{step_id(config)}.json"
-    if path.exists():
-        try:
-            return from_plain(MemoryFormatChoice, read_json(path))
-        except TypeError as error:
-            raise MissingError(f"{path} is damaged: {error}; delete it to measure anew") from error
-    choice = _faster_format(config, dataset)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, to_plain(choice))
-    return choice
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Of two runs begun at once one measures, undisturbed, and the other waits for it.
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                write_json(path, to_plain(_faster_format(config, dataset)))
+    try:
+        return from_plain(MemoryFormatChoice, read_json(path))
+    except TypeError as error:
+        raise MissingError(f"{path} is damaged: {error}; delete it to measure anew") from error
 
 
 def _faster_format(config: RunConfig, dataset: Dataset) -> MemoryFormatChoice:

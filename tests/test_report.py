@@ -153,7 +153,7 @@ def test_without_full_runs_it_says_how_to_make_them(tmp_path: Path) -> None:
 
 def test_a_run_stands_beside_its_fixed_run(root: Path, names: dict[str, str]) -> None:
     page = shown(names["run"], root=root)
-    assert "PAID OFF" in page.words
+    assert "PAID OFF ONCE" in page.words
     assert "+25 %" in page.words
     assert "+1.0 points" in page.words
     assert names["fixed"] in page.words
@@ -476,7 +476,7 @@ def test_the_command_prints_the_path_or_one_object(
     result = invoke(names["run"], "-o", out, "--runs", str(root))
     assert (result.exit_code, result.stdout, result.stderr) == (0, f"{out}\n", "")
     told = json.loads(invoke(names["run"], "-o", out, "--runs", str(root), "--json").stdout)
-    ranked = [{"model": "resnet10t", "kind": "run", "answer": "PAID OFF"}]
+    ranked = [{"model": "resnet10t", "kind": "run", "answer": "PAID OFF ONCE"}]
     assert told == {"schema_version": 1, "file": out, "ranked": ranked}
     assert not [p for p in tmp_path.iterdir() if p.name != "r.html"]
 

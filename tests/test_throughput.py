@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +156,7 @@ def test_a_store_keeps_its_choice(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert choose_memory_format(other_seed, blobs(), tmp_path) == first
     other_model = dataclasses.replace(config, model="tests.tiny:plain")
     assert choose_memory_format(other_model, blobs(), tmp_path).memory_format == "contiguous"
-    (path,) = tmp_path.glob("memory_formats/*tiny-net*")
+    (path,) = tmp_path.glob("memory_formats/*tiny-net*.json")
     path.write_text("{}")
     with pytest.raises(MissingError, match=r"is damaged.*delete it"):
         choose_memory_format(config, blobs(), tmp_path)
@@ -197,3 +199,22 @@ def test_a_format_is_not_tried_at_a_size_that_the_kernel_might_kill(
     config = with_fields(model="tests.tiny:hungry_conv", batch_size=8, channels_last="auto")
     choice = choose_memory_format(config, blobs())
     assert re.fullmatch(r"channels_last [\d.]+x at 8", choice.reason)
+
+
+def test_two_runs_begun_at_once_choose_one_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two formats of nearly one speed each would choose its own, and the runs not pair."""
+    names = iter(["channels_last", "contiguous"])
+
+    def measure(*_: Any) -> MemoryFormatChoice:
+        name = next(names)
+        time.sleep(0.3)
+        return MemoryFormatChoice(memory_format=name, reason="measured")
+
+    monkeypatch.setattr(throughput, "_faster_format", measure)
+    config, data = with_fields(channels_last="auto"), blobs()
+    with ThreadPoolExecutor(2) as pool:
+        begun = [pool.submit(choose_memory_format, config, data, tmp_path) for _ in range(2)]
+        chosen = {future.result().memory_format for future in begun}
+    assert chosen == {"channels_last"}
