@@ -518,7 +518,7 @@ def build(**options: Any) -> None:
             "file": options["rows"],
             "other_machine": apart,
         },
-        lambda: f"{len(rows)} rows in {options['corpus']}",
+        lambda: f"{len(rows)} rows in {options['rows']}",
     )
 
 
