@@ -152,7 +152,10 @@ def _own_frame(error: BaseException) -> traceback.FrameSummary | None:
     """Where the user's own code raised an error, or called what did; None where it had no part."""
     package = Path(__file__).parent
     ours = (package, package.parent / "predictor", package.parent / "cli.py")
-    others = [Path(path) for path in sysconfig.get_paths().values()]
+    # Not the prefix, in which a project may lie with its virtual environment.
+    others = [
+        Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    ]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         file = Path(frame.filename)
         if any(file.is_relative_to(path) for path in ours):

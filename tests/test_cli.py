@@ -21,13 +21,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli import probe
-from predictor import summary
+from predictor import report, summary
+from predictor.corpus import format_corpus
 from stability_probe import exits
 from stability_probe.config import RunConfig
 from stability_probe.errors import MissingError, RunError, UsageError
+from stability_probe.export import EXPORTS, export_schedule
 from stability_probe.options import TRAINING
 from stability_probe.records import Characterization, Prediction, RunResult, StabilityMetrics
-from stability_probe.settings import FIELD_OF_FLAG, MAX_SEEDS, KeyValue, Seeds
+from stability_probe.settings import FIELD_OF_FLAG, MAX_SEEDS, KeyValue, OutputFile, Seeds
 from stability_probe.store import Store
 from tests.factories import make_curve, make_epoch
 
@@ -101,6 +103,26 @@ def test_an_own_file_passes_that_check(tmp_path: Path) -> None:
         told = invoke(*command, "-o", "out").stderr
         assert "run" in told or "sweep.toml" in told, "what is asked for is not there"
         assert "another -o" not in told
+
+
+def test_what_the_commands_write_is_known_for_their_own() -> None:
+    """The marks of the options are texts of other modules, which may change."""
+    result = make_result(RunConfig(model="m"))
+    grown = tuple(make_epoch(epoch=e, batch_size=16 * e) for e in (1, 2, 3))
+    result = dataclasses.replace(result, epochs=grown)
+    written = {
+        "rows": [format_corpus([])],
+        "report": [report._MARK],
+        "fitted": [(CHECKOUT / "data" / "fitted.json").read_text()],
+        "exported": [export_schedule(result, to).text for to in EXPORTS],
+    }
+    for command in (probe, probe.commands["corpus"]):
+        assert isinstance(command, click.Group)
+        for option in [o for c in command.commands.values() for o in c.params]:
+            if isinstance(option, OutputFile):
+                for text in written.pop(str(option.name)):
+                    assert any(mark in text[:1000] for mark in option._marks), option.name
+    assert not written
 
 
 def test_no_variable_names_a_file_that_is_written(tmp_path: Path) -> None:
