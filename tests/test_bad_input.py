@@ -101,7 +101,7 @@ def test_a_diverged_run_is_kept_and_listed() -> None:
 
 def test_a_folder_that_is_a_run() -> None:
     assert invoke("run", *TINY).exit_code == 0
-    (run,) = Path("probe-runs").iterdir()
+    (run,) = (p.parent for p in Path("probe-runs").glob("*/config.json"))
     before = {f.name: f.read_bytes() for f in run.iterdir()}
     check(invoke("run", *TINY, "-o", str(run), "--lr", "0.5"), 2, "is itself a run")
     assert {f.name: f.read_bytes() for f in run.iterdir()} == before
@@ -109,10 +109,10 @@ def test_a_folder_that_is_a_run() -> None:
 
 def test_another_config_never_overwrites_a_run() -> None:
     assert invoke("run", *TINY).exit_code == 0
-    (run,) = Path("probe-runs").iterdir()
+    (run,) = (p.parent for p in Path("probe-runs").glob("*/config.json"))
     before = {f.name: f.read_bytes() for f in run.iterdir()}
     assert invoke("run", *TINY, "--lr", "0.5").exit_code == 0
-    assert len(list(Path("probe-runs").iterdir())) == 2
+    assert len(list(Path("probe-runs").glob("*/config.json"))) == 2
     assert {f.name: f.read_bytes() for f in run.iterdir()} == before
 
 
