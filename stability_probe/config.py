@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stability_probe.errors import UsageError
+from stability_probe.user_code import is_own
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("float32", "bfloat16"),
@@ -188,7 +189,7 @@ def step_id(config: RunConfig) -> str:
     ]
     if config.max_batch_size is None:
         names += ["data", "limit"]
-    elif ":" in config.data:  # no named data set; those are of one size
+    elif is_own(config.data):  # no named data set; those are of one size
         names.append("data")
     return RunConfig(**{name: getattr(config, name) for name in names}).run_id()
 

@@ -106,11 +106,6 @@ def dataset_names() -> list[str]:
     return list(DATASETS)
 
 
-def is_own_data(name: str) -> bool:
-    """Whether a name is of the user's own files or code."""
-    return ":" in name
-
-
 def normalize(images: Tensor, dataset: Dataset) -> Tensor:
     """uint8 [B, 3, H, W] to float32 (x / 255 - mean) / std, on the data set's device."""
     mean, std = dataset.scale

@@ -11,6 +11,11 @@ from contextlib import contextmanager
 from stability_probe.errors import UsageError
 
 
+def is_own(name: str) -> bool:
+    """Whether a data set or a schedule is the user's: `folder:PATH`, `package.module:callable`."""
+    return ":" in name
+
+
 def import_callable(name: str) -> Callable[..., object]:
     module_name, _, attribute = name.partition(":")
     try:

@@ -26,7 +26,12 @@ from stability_probe.schedulers.noise_scale import NoiseScale
 from stability_probe.schedulers.norm_test import NormTest
 from stability_probe.schedulers.replay import Random, Replay
 from stability_probe.schedulers.timed import Timed
-from stability_probe.user_code import import_callable, one_line, working_directory_importable
+from stability_probe.user_code import (
+    import_callable,
+    is_own,
+    one_line,
+    working_directory_importable,
+)
 
 __all__ = [
     "SCHEDULERS",
@@ -108,13 +113,8 @@ def default_arguments(config: RunConfig) -> dict[str, Any]:
     return {}
 
 
-def is_own_scheduler(name: str) -> bool:
-    """Whether a name is of the user's own code."""
-    return ":" in name
-
-
 def _make_rule(name: str, arguments: dict[str, Any]) -> Rule:
-    if is_own_scheduler(name):
+    if is_own(name):
         return _make_users_rule(name, arguments)
     if name not in SCHEDULERS:
         raise UsageError(_unknown("scheduler", name, list(SCHEDULERS)))
