@@ -27,6 +27,7 @@ from stability_probe.options import (
     EXPORT,
     FITTED_OUT,
     JOBS,
+    KNOWN_ROWS,
     LOG,
     MODEL,
     PATTERN,
@@ -428,7 +429,7 @@ def completion(shell: str) -> None:
     )
 
 
-@probe.command(params=[SWEEP, JOBS, EXECUTOR, DRY_RUN, ROOT, *COMMON])
+@probe.command(params=[SWEEP, KNOWN_ROWS, JOBS, EXECUTOR, DRY_RUN, ROOT, *COMMON])
 def sweep(**options: Any) -> None:
     """Run every combination of a sweep file.
 
@@ -439,6 +440,8 @@ def sweep(**options: Any) -> None:
     from stability_probe.terminal import print_result, watching
 
     planned = load_sweep(Path(options["sweep"]))
+    if options["known"]:
+        planned = _without_known(planned, options)
     if options["dry_run"]:
         _show_plan(planned, options)
         return
@@ -459,6 +462,18 @@ def sweep(**options: Any) -> None:
     )
     if failed:
         click.get_current_context().exit(1)
+
+
+def _without_known(planned: list[SweepRun], options: dict[str, Any]) -> list[SweepRun]:
+    """What a corpus file lacks."""
+    from predictor.build import without_known
+    from predictor.corpus import load_corpus
+
+    left = without_known(planned, load_corpus(Path(options["known"])))
+    if not options["quiet"] and not options["json"]:
+        told = f"{len(planned) - len(left)} of {len(planned)} runs are not needed"
+        click.echo(f"{told}, their rows are in {options['known']}", err=True)
+    return left
 
 
 def _show_plan(planned: list[SweepRun], options: dict[str, Any]) -> None:
@@ -493,12 +508,12 @@ def corpus() -> None:
 
 @corpus.command(params=[SWEEP, RUNS, CORPUS_OUT, *COMMON])
 def build(**options: Any) -> None:
-    """Write the rows of a sweep's finished runs.
+    """Write the rows of a sweep's finished runs beside those that the file holds.
 
     A row pairs each run with the fixed one of the same model, data and seed.
     """
     from predictor.build import build_rows
-    from predictor.corpus import format_corpus
+    from predictor.corpus import format_corpus, load_corpus, merged
     from stability_probe.store import write_text
     from stability_probe.sweep import load_sweep
     from stability_probe.terminal import print_result
@@ -509,16 +524,19 @@ def build(**options: Any) -> None:
         click.echo(f"{told}; the first is {apart[0]}", err=True)
     if not rows:
         raise UsageError(f"no finished pair of this sweep in {options['output']}; run probe sweep")
-    write_text(Path(options["rows"]), format_corpus(rows))
+    path = Path(options["rows"])
+    together = merged(load_corpus(path) if path.exists() else [], rows)
+    write_text(path, format_corpus(together))
     print_result(
         options["json"],
         lambda: {
             "schema_version": 1,
-            "rows": len(rows),
-            "file": options["rows"],
+            "built": len(rows),
+            "rows": len(together),
+            "file": str(path),
             "other_machine": apart,
         },
-        lambda: f"{len(rows)} rows in {options['rows']}",
+        lambda: f"{len(rows)} built, {len(together)} rows in {path}",
     )
 
 
@@ -556,17 +574,15 @@ def add(**options: Any) -> None:
     Each is paired with the fixed run that is the same in all else.
     """
     from predictor.build import own_rows
-    from predictor.corpus import format_corpus, load_corpus, own_corpus_path
+    from predictor.corpus import format_corpus, load_corpus, merged, own_corpus_path
     from stability_probe.store import write_text
     from stability_probe.terminal import print_result
 
     added = own_rows(options["run_ids"], Path(options["output"]))
     path = own_corpus_path()
-    before = load_corpus(path) if path.exists() else []
-    # A run that is added again replaces its row.
-    rows = {(r.fixed_run_id, r.adaptive_run_id): r for r in [*before, *added]}
+    rows = merged(load_corpus(path) if path.exists() else [], added)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, format_corpus(rows.values()))
+    write_text(path, format_corpus(rows))
     print_result(
         options["json"],
         lambda: {"schema_version": 1, "added": len(added), "rows": len(rows), "file": str(path)},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -43,6 +43,25 @@ def build_rows(runs: Sequence[SweepRun], root: Path) -> tuple[list[CorpusRow], l
         else:
             apart.append(adaptive.run_id)
     return rows, apart
+
+
+def without_known(runs: Sequence[SweepRun], rows: Iterable[CorpusRow]) -> list[SweepRun]:
+    """The runs that comparisons still need which the rows do not hold, in whatever memory format
+    their machine chose."""
+    known = {(row.fixed_run_id, row.adaptive_run_id) for row in rows}
+    compared = [run for run in runs if run.config != run.baseline]
+    missing = [run for run in compared if not known & _pair_ids(run)]
+    beside = {run.baseline.run_id() for run in compared}
+    needed = {config.run_id() for run in missing for config in (run.baseline, run.config)}
+    return [r for r in runs if r.config.run_id() in needed or r.baseline.run_id() not in beside]
+
+
+def _pair_ids(run: SweepRun) -> set[tuple[str, str]]:
+    pairs = (
+        [with_memory_format(c, name).run_id() for c in (run.baseline, run.config)]
+        for name in ("contiguous", "channels_last")
+    )
+    return {(fixed, adaptive) for fixed, adaptive in pairs}
 
 
 def own_rows(run_ids: Sequence[str], root: Path) -> list[CorpusRow]:

@@ -32,6 +32,11 @@ PROFILE_EPOCHS = 15
 """Epochs of the fixed run whose signals a row keeps: DEBA's window in the paper."""
 _SIGNALS = ("losses", "grad_norms", "grad_norms_last", "grad_component_variances")
 PROFILE_COLUMNS = tuple(f"profile_{name}" for name in _SIGNALS)
+CONFIG_COLUMNS = (
+    *("model", "data", "seed", "epochs", "window_epochs", "optimizer", "lr", "lr_schedule"),
+    *("lr_rule", "momentum", "weight_decay", "reset_moments", "precision"),
+)
+"""What both runs of a row share of their `RunConfig`, under the same names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +57,11 @@ class CorpusRow:
     adaptive_lr: float
     """Base rate of the second run; a fixed larger batch may have another."""
     lr_schedule: str
+    lr_rule: str
+    momentum: float
+    weight_decay: float
+    reset_moments: bool
+    precision: str
     num_params: int
     num_macs: int
     num_tensors: int
@@ -169,8 +179,7 @@ def make_row(
     config = fixed.config
     profile = metrics.profile(fixed.epochs[:PROFILE_EPOCHS])
     return CorpusRow(
-        **{n: config[n] for n in ("model", "data", "seed", "optimizer", "lr", "lr_schedule")},
-        **{n: config[n] for n in ("epochs", "window_epochs")},
+        **{n: config[n] for n in CONFIG_COLUMNS},
         **dataclasses.asdict(size),
         **{c: getattr(profile, n) for c, n in zip(PROFILE_COLUMNS, _SIGNALS, strict=True)},
         trace_sigma=profile.trace_sigma,
@@ -230,12 +239,26 @@ def load_corpus(path: Path | None = None) -> list[CorpusRow]:
         cause = error.strerror if isinstance(error, OSError) else "it is not text"
         raise MissingError(f"cannot read {path}: {cause}") from error
     rows: list[CorpusRow] = []
+    names = [f.name for f in dataclasses.fields(CorpusRow)]
     try:
-        for values in csv.DictReader(io.StringIO(text), strict=True):
+        reader = csv.DictReader(io.StringIO(text), strict=True)
+        differing = sorted(set(names) ^ set(reader.fieldnames or ()))
+        if differing:
+            raise MissingError(
+                f"{path} is not a corpus of this version: it differs in the column {differing[0]}; "
+                "move it away and make it anew by probe corpus build or add"
+            )
+        for values in reader:
             rows.append(_parse_row(values))
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise MissingError(f"{path} is damaged in line {len(rows) + 2}: {error}") from error
     return rows
+
+
+def merged(before: Iterable[CorpusRow], added: Iterable[CorpusRow]) -> list[CorpusRow]:
+    """Rows of both, one a comparison: a row that is added again replaces the one before."""
+    rows = {(r.fixed_run_id, r.adaptive_run_id): r for r in (*before, *added)}
+    return list(rows.values())
 
 
 def format_corpus(rows: Iterable[CorpusRow]) -> str:
@@ -277,4 +300,6 @@ def _parse(kind: str, text: str) -> Any:
         if not math.isfinite(number):
             raise ValueError(f"{text!r} is not a finite number")
         return number
+    if kind == "bool":
+        return {"True": True, "False": False}[text]
     return int(text) if kind == "int" else text

@@ -197,6 +197,11 @@ EVALUATION_PLOTS: Sequence[click.Option] = (
 CORPUS_IN = click.Option(
     ["--corpus"], type=click.Path(dir_okay=False), help="Rows to score; the shipped ones if unset."
 )
+KNOWN_ROWS = click.Option(
+    ["--corpus", "known"],
+    type=click.Path(dir_okay=False),
+    help="Rows of `probe corpus build`; what they compare is not run again.",
+)
 EXPORT: Sequence[click.Option] = (
     click.Option(
         ["--to"],

@@ -11,14 +11,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 import cli
-from predictor.build import own_rows
-from predictor.corpus import load_corpus
+from predictor.build import own_rows, without_known
+from predictor.corpus import CorpusRow, format_corpus, load_corpus
+from stability_probe.config import with_memory_format
 from stability_probe.errors import UsageError
 from stability_probe.plain import to_plain
 from stability_probe.records import RunResult
 from stability_probe.store import write_json
-from stability_probe.sweep import curve_path, load_sweep
-from tests.predictor_factories import CURVE
+from stability_probe.sweep import SweepRun, curve_path, load_sweep
+from tests.predictor_factories import CURVE, make_corpus_row
 from tests.report_factories import keep_run, make_pair
 
 SWEEP = """
@@ -106,3 +107,63 @@ def test_with_no_row_at_all_no_file_is_written(tmp_path: Path) -> None:
     told, _, out = build(root, file)
     assert told.exit_code == 2
     assert not out.exists()
+
+
+def grid(root: Path) -> tuple[Path, list[SweepRun]]:
+    """A sweep of two points, of three runs each."""
+    file = root / "grid.toml"
+    file.write_text(SWEEP + 'timed = {scheduler = "timed"}\n')
+    return file, load_sweep(file)
+
+
+def row_of(run: SweepRun, memory_format: str) -> CorpusRow:
+    """A row of the run beside its baseline, from a machine that chose this format."""
+    fixed, adaptive = (with_memory_format(c, memory_format) for c in (run.baseline, run.config))
+    return make_corpus_row(fixed_run_id=fixed.run_id(), adaptive_run_id=adaptive.run_id())
+
+
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+def test_a_sweep_leaves_out_what_rows_of_any_machine_compare(
+    tmp_path: Path, memory_format: str
+) -> None:
+    _, runs = grid(tmp_path)
+    _, deba, timed, *second = runs
+    assert without_known(runs, []) == runs
+    # The fixed run is needed as long as one comparison with it is missing.
+    assert without_known(runs, [row_of(deba, memory_format)]) == [runs[0], timed, *second]
+    both = [row_of(deba, memory_format), row_of(timed, memory_format)]
+    assert without_known(runs, both) == second
+    assert without_known(runs, [row_of(r, memory_format) for r in runs]) == []
+
+
+def test_a_run_that_nothing_is_compared_with_is_never_known(tmp_path: Path) -> None:
+    file = tmp_path / "alone.toml"
+    file.write_text(SWEEP.split("[schedules]", maxsplit=1)[0])
+    runs = load_sweep(file)
+    assert without_known(runs, [make_corpus_row()]) == runs
+
+
+def test_a_sweep_is_asked_for_what_a_file_of_rows_lacks(tmp_path: Path) -> None:
+    file, runs = grid(tmp_path)
+    rows = tmp_path / "rows.csv"
+    rows.write_text(format_corpus([row_of(r, "contiguous") for r in runs[1:3]]))
+    ask = ("sweep", str(file), "--corpus", str(rows), "--dry-run", "-o", str(tmp_path / "runs"))
+    told = invoke(*ask)
+    assert told.exit_code == 0
+    assert told.stderr == f"3 of 6 runs are not needed, their rows are in {rows}\n"
+    assert told.stdout.startswith("3 runs: 0 done, 3 to do")
+    quiet = invoke(*ask, "--json")
+    assert (json.loads(quiet.stdout)["runs"], quiet.stderr) == (3, "")
+
+
+def test_rows_of_earlier_runs_stay_in_the_file(tmp_path: Path) -> None:
+    """A corpus grows over machines: the runs behind its older rows are not here."""
+    root = tmp_path / "runs"
+    file = keep_sweep(root, *make_pair(seed=0))
+    before = make_corpus_row(model="measured before")
+    (root / "rows.csv").write_text(format_corpus([before]))
+    told, answer, out = build(root, file)
+    assert (told.exit_code, answer["built"], answer["rows"]) == (0, 1, 2)
+    assert before in load_corpus(out)
+    # Built again, the same row takes the place of its earlier self.
+    assert build(root, file)[1]["rows"] == 2

@@ -39,6 +39,7 @@ whole = st.integers(-(10**12), 10**12)
 KINDS: dict[str, st.SearchStrategy[Any]] = {
     "str": words,
     "int": whole,
+    "bool": st.booleans(),
     "float": numbers,
     "float | None": st.none() | numbers,
     "tuple[int, ...]": st.lists(whole, max_size=4).map(tuple),
@@ -111,6 +112,7 @@ def test_an_undefined_noise_scale_stays_undefined(tmp_path: Path) -> None:
         ("seed", "1.5"),
         ("epochs", "many"),
         ("fixed_batch_sizes", "16 x"),
+        ("reset_moments", "yes"),
     ],
 )
 def test_a_damaged_cell_is_named_by_its_line(tmp_path: Path, field: str, text: str) -> None:
@@ -128,7 +130,7 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
     table = list(csv.reader(io.StringIO(format_corpus([make_corpus_row()]))))
     at = table[0].index("num_params")
     text = "".join(",".join(line[:at] + line[at + 1 :]) + "\n" for line in table)
-    with pytest.raises(MissingError, match=r"line 2.*num_params"):
+    with pytest.raises(MissingError, match=r"not a corpus of this version.*column num_params; move"):
         load_corpus(write(tmp_path / "c.csv", text))
 
 
