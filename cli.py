@@ -513,19 +513,20 @@ def build(**options: Any) -> None:
     A row pairs each run with the fixed one of the same model, data and seed.
     """
     from predictor.build import build_rows
-    from predictor.corpus import format_corpus, load_corpus, merged
+    from predictor.corpus import format_corpus, load_corpus, not_among
     from stability_probe.store import write_text
     from stability_probe.sweep import load_sweep
     from stability_probe.terminal import print_result
 
     rows, apart = build_rows(load_sweep(Path(options["sweep"])), Path(options["output"]))
     if apart:
-        told = f"{len(apart)} left out, being of another machine than their fixed runs"
+        told = f"{len(apart)} left out, being of another machine than their fixed runs or curve"
         click.echo(f"{told}; the first is {apart[0]}", err=True)
     if not rows:
         raise UsageError(f"no finished pair of this sweep in {options['output']}; run probe sweep")
     path = Path(options["rows"])
-    together = merged(load_corpus(path) if path.exists() else [], rows)
+    before = load_corpus(path) if path.exists() else []
+    together = [*not_among(rows, before), *rows]
     write_text(path, format_corpus(together))
     print_result(
         options["json"],
@@ -574,19 +575,33 @@ def add(**options: Any) -> None:
     Each is paired with the fixed run that is the same in all else.
     """
     from predictor.build import own_rows
-    from predictor.corpus import format_corpus, load_corpus, merged, own_corpus_path
+    from predictor.corpus import format_corpus, load_corpus, not_among, own_corpus_path
+    from predictor.examples import usable
     from stability_probe.store import write_text
     from stability_probe.terminal import print_result
 
     added = own_rows(options["run_ids"], Path(options["output"]))
     path = own_corpus_path()
-    rows = merged(load_corpus(path) if path.exists() else [], added)
+    before = load_corpus(path) if path.exists() else []
+    # A run that is added again replaces its row.
+    rows = [*not_among(added, before), *added]
+    busy = any(row.curve_busy for row in added)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, format_corpus(rows))
     print_result(
         options["json"],
-        lambda: {"schema_version": 1, "added": len(added), "rows": len(rows), "file": str(path)},
-        lambda: f"{len(added)} added, {len(rows)} rows in {path}",
+        lambda: {
+            "schema_version": 1,
+            "added": len(added),
+            "rows": len(rows),
+            "counted": len(usable(rows)),
+            "file": str(path),
+        },
+        lambda: (
+            f"{len(added)} added, {len(rows)} rows in {path}; predictions count the "
+            f"{len(usable(rows))} of DEBA as the corpus reads it"
+            + (", and none whose throughput a busy machine measured" if busy else "")
+        ),
     )
 
 

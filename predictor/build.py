@@ -10,6 +10,7 @@ from pathlib import Path
 from predictor.corpus import CorpusRow, make_row
 from stability_probe.config import RunConfig, default_max_batch_size, with_memory_format
 from stability_probe.datasets import load_dataset
+from stability_probe.device import device_name, resolve_device
 from stability_probe.errors import UsageError
 from stability_probe.models import make_model, model_size
 from stability_probe.paired import require_machine, same_machine
@@ -25,7 +26,7 @@ from stability_probe.sweep import (
 
 def build_rows(runs: Sequence[SweepRun], root: Path) -> tuple[list[CorpusRow], list[str]]:
     """One row for each run of the sweep beside the baseline of its grid point, and what is left
-    out: the ids of runs whose baseline is of another machine.
+    out: the ids of runs whose baseline, or curve, is of another machine.
 
     Runs that are not finished yet are passed over; runs that diverged stay in.
     """
@@ -38,11 +39,16 @@ def build_rows(runs: Sequence[SweepRun], root: Path) -> tuple[list[CorpusRow], l
         fixed, adaptive = (read_result(root / c.run_id()) for c in configs)
         if fixed is None or adaptive is None or not fixed.epochs or not adaptive.epochs:
             continue
-        if same_machine(fixed, adaptive):
+        if same_machine(fixed, adaptive) and _is_of(curve, fixed):
             rows.append(_make_row(run.arm, run.config, fixed, adaptive, curve))
         else:
             apart.append(adaptive.run_id)
     return rows, apart
+
+
+def _is_of(curve: ThroughputCurve, run: RunResult) -> bool:
+    """Whether a curve is of a run's machine; one stored by an earlier version names none."""
+    return curve.device_name in ("", run.environment.get("device_name", ""))
 
 
 def without_known(runs: Sequence[SweepRun], rows: Iterable[CorpusRow]) -> list[SweepRun]:
@@ -67,9 +73,9 @@ def _pair_ids(run: SweepRun) -> set[tuple[str, str]]:
 def own_rows(run_ids: Sequence[str], root: Path) -> list[CorpusRow]:
     """Rows of a user's own runs, each beside the fixed run that is the same in all else.
 
-    The throughput curve is measured once and kept with the runs; the machine should be quiet.
-    Raises `UsageError` for a run that is not finished, or has no fixed run of the same machine
-    beside it.
+    The throughput curve is measured once and kept with the runs; one of a busy machine is measured
+    again the next time. Raises `UsageError` for a run that is not finished, has no fixed run of the
+    same machine beside it, or whose machine is not the one the curve is of.
     """
     rows = []
     for run_id in run_ids:
@@ -88,10 +94,30 @@ def own_rows(run_ids: Sequence[str], root: Path) -> list[CorpusRow]:
         assert fixed is not None
         assert adaptive is not None
         require_machine(adaptive, fixed.environment)
-        measured = with_memory_format(baseline, fixed.memory_format)
-        curve = measure_curves([measured], root)[curve_path(root, measured)]
+        curve = _curve_beside(fixed, baseline, root)
         rows.append(_make_row(config.scheduler, config, fixed, adaptive, curve))
     return rows
+
+
+def _curve_beside(fixed: RunResult, baseline: RunConfig, root: Path) -> ThroughputCurve:
+    """The throughput curve of the machine that a run was made on."""
+    config = with_memory_format(baseline, fixed.memory_format)
+    path = curve_path(root, config)
+    there = fixed.environment.get("device_name", "")
+    if not path.exists():
+        _require_device(fixed, there, device_name(resolve_device(config.device)))
+    curve = measure_curves([config], root)[path]
+    if not _is_of(curve, fixed):
+        _require_device(fixed, there, curve.device_name)
+    return curve
+
+
+def _require_device(run: RunResult, there: str, here: str) -> None:
+    if there != here:
+        raise UsageError(
+            f"{run.run_id} was made on {there}, and the throughput curve would be that of {here}; "
+            "use probe corpus add on the machine of the run"
+        )
 
 
 def _make_row(

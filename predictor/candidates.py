@@ -6,7 +6,6 @@ before any score was seen, so that nothing is tuned on what is scored.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from predictor.estimator import Predictor
-from predictor.examples import Example
+from predictor.examples import Example, weights_by_model
 from predictor.features import FEATURES, Case
 from predictor.physical import ConstantHarm, Estimates, Fitted, Paths, rehearsed_time_saved_pct
 
@@ -106,7 +105,8 @@ class Physical:
     """Time from batch sizes and the case's own throughput curve; accuracy learned, or its mean.
 
     The batch sizes are those of the examples' runs, or the case's own rehearsal. The share that
-    saves enough is the chance of that; a benefit also needs that accuracy is not harmed.
+    saves enough is the chance of that; a benefit also needs that accuracy is not harmed. Each model
+    weighs alike, so that many runs of one do not speak for all.
     """
 
     rehearsed: bool = False
@@ -116,11 +116,15 @@ class Physical:
     def fit(self, examples: Sequence[Example]) -> Fitted:
         harms = [e.harms for e in examples]
         deltas = [e.accuracy_delta_pp for e in examples]
-        counts = Counter() if self.rehearsed else Counter(e.path for e in examples)
-        paths = Paths(paths=tuple(counts), shares=tuple(n / len(examples) for n in counts.values()))
+        weights = weights_by_model(examples)
+        shares: dict[tuple[int, ...], float] = {}
+        for e, weight in zip(examples, weights, strict=True):
+            if not self.rehearsed:
+                shares[e.path] = shares.get(e.path, 0.0) + float(weight)
+        paths = Paths(paths=tuple(shares), shares=tuple(shares.values()))
         if not self.columns:
             return ConstantHarm(
-                paths=paths, harm_rate=float(np.mean(harms)), mean_delta_pp=float(np.mean(deltas))
+                paths=paths, harm_rate=float(weights @ harms), mean_delta_pp=float(weights @ deltas)
             )
         x = columns_of([e.case for e in examples], self.columns)
         return _LearnedHarm(

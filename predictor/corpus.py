@@ -97,6 +97,8 @@ class CorpusRow:
     curve_batch_sizes: tuple[int, ...]
     """Of the device the runs were made on, measured while nothing else ran."""
     curve_samples_per_s: tuple[float, ...]
+    curve_busy: bool
+    """Whether something else did run: predictions do not count such a row."""
     memory_format: str
     device: str
     device_name: str
@@ -114,7 +116,7 @@ class CorpusRow:
             ),
             memory_format=self.memory_format,
             memory_format_reason="",
-            busy=False,
+            busy=self.curve_busy,
         )
 
     @property
@@ -141,14 +143,22 @@ class CorpusRow:
 
     @property
     def time_saved_pct(self) -> float:
-        """As measured: CPU seconds on a CPU, wall clock elsewhere, as `compare_runs` does."""
+        """As measured: CPU seconds on a CPU, wall clock elsewhere, as `compare_runs` does; nothing
+        where the run diverged."""
+        if self.adaptive_status == "diverged":
+            return 0.0
         if self.device == "cpu":
             return metrics.saved_pct(sum(self.adaptive_cpu_s), sum(self.fixed_cpu_s))
         return metrics.saved_pct(self.adaptive_wall_s, self.fixed_wall_s)
 
     @property
     def curve_saved_pct(self) -> float:
-        """Of both runs' batch sizes, by the throughput curve of the same machine when quiet."""
+        """Of both runs' batch sizes, by the throughput curve of the same machine when quiet.
+
+        A run that diverged saves nothing: it has to be made again.
+        """
+        if self.adaptive_status == "diverged":
+            return 0.0
         times = [
             float(metrics.path_time_s(self.curve, sizes, self.num_train))
             for sizes in (self.adaptive_batch_sizes, self.fixed_batch_sizes)
@@ -157,7 +167,9 @@ class CorpusRow:
 
     @property
     def accuracy_delta_pp(self) -> float:
-        """Final epoch, adaptive minus fixed."""
+        """Final epoch, adaptive minus fixed; a run that diverged leaves no model, so 0 %."""
+        if self.adaptive_status == "diverged":
+            return metrics.accuracy_delta_pp(0.0, self.fixed_accuracies[-1])
         return metrics.accuracy_delta_pp(self.adaptive_accuracies[-1], self.fixed_accuracies[-1])
 
     @property
@@ -206,6 +218,7 @@ def make_row(
         adaptive_updates=adaptive.updates,
         curve_batch_sizes=tuple(p.batch_size for p in curve.points),
         curve_samples_per_s=tuple(p.samples_per_s for p in curve.points),
+        curve_busy=curve.busy,
         memory_format=fixed.memory_format,
         device=fixed.device,
         device_name=fixed.environment.get("device_name", ""),
@@ -255,10 +268,28 @@ def load_corpus(path: Path | None = None) -> list[CorpusRow]:
     return rows
 
 
-def merged(before: Iterable[CorpusRow], added: Iterable[CorpusRow]) -> list[CorpusRow]:
-    """Rows of both, one a comparison: a row that is added again replaces the one before."""
-    rows = {(r.fixed_run_id, r.adaptive_run_id): r for r in (*before, *added)}
-    return list(rows.values())
+def known_paths() -> list[Path]:
+    """Files of the shipped rows, and of the user's own where there are any."""
+    own = own_corpus_path()
+    return [corpus_path(), *([own] if own.exists() else [])]
+
+
+def load_rows(paths: Iterable[Path]) -> list[CorpusRow]:
+    """Rows of several files; what an earlier one compares counts once. Raises as `load_corpus`."""
+    rows: list[CorpusRow] = []
+    for path in paths:
+        rows += not_among(rows, load_corpus(path))
+    return rows
+
+
+def not_among(known: Iterable[CorpusRow], rows: Iterable[CorpusRow]) -> list[CorpusRow]:
+    """The rows that compare what none of `known` does."""
+    compared = {_pair_id(row) for row in known}
+    return [row for row in rows if _pair_id(row) not in compared]
+
+
+def _pair_id(row: CorpusRow) -> tuple[str, str]:
+    return row.fixed_run_id, row.adaptive_run_id
 
 
 def format_corpus(rows: Iterable[CorpusRow]) -> str:

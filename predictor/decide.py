@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
 from predictor.features import FEATURES, Case
 from predictor.fitted import FittedPredictor
 from predictor.physical import INTERVAL_LEVEL, Estimates, Intervals
@@ -87,44 +92,49 @@ def unlike_scale(case: Case, fitted: FittedPredictor) -> str | None:
     )
 
 
-def unlike_recipe(fitted: FittedPredictor, optimizer: str, lr_schedule: str) -> str | None:
-    """Why the corpus says nothing of a recipe."""
-    if optimizer not in fitted.optimizers:
-        return f"the corpus holds no run with {optimizer}"
-    if lr_schedule not in fitted.lr_schedules:
-        return f"the corpus holds no run with a {lr_schedule} learning rate"
-    return None
-
-
 def decide(
     estimates: Estimates,
     intervals: Intervals,
     *,
     unlike: str | None,
     basis: str,
+    no_skill: str | None = None,
     hopeless: str | None = None,
     alternative: str | None = None,
 ) -> Prediction:
     """One verdict from the estimates of all seeds, one a seed, and the mean of their intervals.
 
     `hopeless` says why no schedule can pay off, which holds whatever the corpus knows; `unlike`
-    why the corpus does not speak for the case.
+    why the corpus does not speak for the case, which then gets no interval; `no_skill` why the
+    corpus tells nobody's benefit.
     """
     probability = float(estimates.probability_of_benefit.mean())
     time_saved = float(estimates.time_saved_pct.mean())
-    low, high = (float(end) for end in intervals.time_saved_pct.mean(axis=0))
-    delta_low, delta_high = (float(end) for end in intervals.accuracy_delta_pp.mean(axis=0))
+    ends = (intervals.time_saved_pct, intervals.accuracy_delta_pp)
+    saved, delta = (_mean_ends(e) if unlike is None else None for e in ends)
+    low, high = saved or (math.nan, math.nan)
     verdicts = {_verdict(p) for p in estimates.probability_of_benefit}
     if hopeless is not None:
         verdict, reason = "keep_fixed", hopeless
     elif unlike is not None:
         verdict, reason = "abstain", unlike
+    elif no_skill is not None:
+        verdict, reason = "abstain", no_skill
     elif len(verdicts) > 1:
         verdict, reason = "abstain", "the seeds disagree"
+    elif saved is None:
+        verdict, reason = "abstain", "the corpus is too small for an interval"
     elif verdicts == {"adapt"} and low < metrics.MIN_TIME_SAVED_PCT:
         verdict = "abstain"
         reason = (
             f"the interval of time saved, {low:.0f} to {high:.0f} %, reaches below the "
+            f"{metrics.MIN_TIME_SAVED_PCT:.0f} % that count as a benefit"
+        )
+    elif verdicts == {"keep_fixed"} and time_saved < metrics.MIN_TIME_SAVED_PCT <= high:
+        # Where accuracy is what speaks against it, the interval of the time decides nothing.
+        verdict = "abstain"
+        reason = (
+            f"the interval of time saved, {low:.0f} to {high:.0f} %, reaches above the "
             f"{metrics.MIN_TIME_SAVED_PCT:.0f} % that count as a benefit"
         )
     else:
@@ -134,14 +144,20 @@ def decide(
         verdict=verdict,
         probability_of_benefit=probability,
         time_saved_pct=time_saved,
-        time_saved_interval_pct=(low, high),
+        time_saved_interval_pct=saved,
         accuracy_delta_pp=float(estimates.accuracy_delta_pp.mean()),
-        accuracy_delta_interval_pp=(delta_low, delta_high),
+        accuracy_delta_interval_pp=delta,
         interval_level=INTERVAL_LEVEL,
         reason=reason,
         basis=basis,
         alternative=alternative,
     )
+
+
+def _mean_ends(ends: NDArray[np.float64]) -> tuple[float, float] | None:
+    """Over seeds, of ends [num_seeds, 2]; None where they are infinite."""
+    low, high = (float(end) for end in ends.mean(axis=0))
+    return (low, high) if math.isfinite(high - low) else None
 
 
 def larger_fixed_batch(case: Case, time_saved_pct: float) -> str | None:

@@ -18,6 +18,7 @@ from predictor.decide import ADAPT_PROBABILITY, KEEP_PROBABILITY, too_little_hea
 from predictor.examples import (
     Example,
     families,
+    finished,
     make_examples,
     usable,
 )
@@ -88,6 +89,8 @@ class Evaluation:
     num_rows: int
     num_models: int
     num_families: int
+    num_diverged: int
+    """Rows whose adaptive run diverged; they count as harm."""
     class_counts: Mapping[str, int]
     """Benefit classes by the curve."""
     interval_level: float
@@ -121,6 +124,8 @@ def evaluate(rows: Sequence[CorpusRow], progress: Progress | None = None) -> Eva
     one is held out.
     """
     kept = usable(rows)
+    # What a schedule does to a model that it trains; that it diverged is in the examples.
+    trained = [r for r in kept if finished(r)]
     examples = make_examples(kept)
     if len(families(examples)) < 3:
         raise MissingError("the corpus holds fewer than three families; it cannot be scored")
@@ -149,6 +154,7 @@ def evaluate(rows: Sequence[CorpusRow], progress: Progress | None = None) -> Eva
         num_rows=len(kept),
         num_models=len({r.model for r in kept}),
         num_families=len(picks),
+        num_diverged=len(kept) - len(trained),
         class_counts=dict(sorted(Counter(_class_name(e) for e in examples).items())),
         interval_level=INTERVAL_LEVEL,
         chosen=CHOSEN,
@@ -156,10 +162,10 @@ def evaluate(rows: Sequence[CorpusRow], progress: Progress | None = None) -> Eva
         scores=tuple(scores),
         contrasts=tuple(_contrast(*c, told, examples, drawn) for c in CONTRASTS),
         arms=compare_arms(rows),
-        models=model_outcomes(kept),
-        rank_headroom=rank_by_headroom(kept),
-        shares=variance_shares(kept),
-        stability_scores=compare_formulas(kept),
+        models=model_outcomes(trained),
+        rank_headroom=rank_by_headroom(trained),
+        shares=variance_shares(trained),
+        stability_scores=compare_formulas(trained),
         replay_correlation=_correlation(replayed, measured),
         replay_mae=float(np.abs(replayed - measured).mean()),
         cases=held_out_cases(kept, told[CHOSEN], ends[CHOSEN]),
@@ -202,23 +208,31 @@ def no_skill(chosen: Refits) -> str | None:
     )
 
 
-def describe(chosen: Refits, num_models: int) -> str:
-    """What a prediction rests on, in a sentence for every prediction to carry."""
+def describe(chosen: Refits, *, verdicts: bool) -> str:
+    """What a prediction rests on, in a sentence for every prediction to carry.
+
+    How often it answered rightly is told where verdicts are given: else none of the answers is.
+    """
     examples = chosen.examples
     told = chosen.leave_one_out()
-    answered = _answered(told)
-    says, truth = told.probability_of_benefit >= ADAPT_PROBABILITY, _benefit(examples) == 1
     error = np.abs(told.time_saved_pct - _outcome(examples, "time_saved_pct")).mean()
+    right = f"{_answered_rightly(told, examples)}, " if verdicts else ""
+    return (
+        f"{len(examples)} paired full runs of {len({e.model for e in examples})} models in "
+        f"{len(families(examples))} families; families held out: {right}"
+        f"mean error of time saved {error:.1f} points"
+    )
+
+
+def _answered_rightly(told: Estimates, examples: Sequence[Example]) -> str:
+    answered = _answered(told)
     right = f"{answered.sum()} of {len(examples)} answered"
     if answered.any():
+        says, truth = told.probability_of_benefit >= ADAPT_PROBABILITY, _benefit(examples) == 1
         share = (says == truth)[answered].mean()
         majority = (truth == (truth.mean() >= 0.5))[answered].mean()
         right += f", {share:.2f} of them rightly (always the commoner answer: {majority:.2f})"
-    return (
-        f"{len(examples)} paired full runs of {num_models} models in "
-        f"{len(families(examples))} families; families held out: {right}, "
-        f"mean error of time saved {error:.1f} points"
-    )
+    return right
 
 
 def held_out_cases(

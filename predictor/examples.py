@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from predictor.corpus import CORPUS_READING, CorpusRow
 from predictor.features import Case, make_features
@@ -18,6 +22,7 @@ class Example:
     """One case and what its full runs came to."""
 
     case: Case
+    model: str
     family: str
     path: tuple[int, ...]
     """Batch sizes of the adaptive run by epoch."""
@@ -39,8 +44,13 @@ class Example:
 
 
 def usable(rows: Iterable[CorpusRow]) -> list[CorpusRow]:
-    """Rows of DEBA, as the corpus reads it, whose two runs finished, in a fixed order."""
-    return in_order(r for r in rows if is_deba(r) and finished(r))
+    """Rows of DEBA, as the corpus reads it, with a quiet machine's curve, in a fixed order.
+
+    The fixed run has finished; that DEBA diverged beside it is an outcome, and counts.
+    """
+    return in_order(
+        r for r in rows if is_deba(r) and not r.curve_busy and r.fixed_status == "finished"
+    )
 
 
 def is_deba(row: CorpusRow) -> bool:
@@ -71,6 +81,7 @@ def make_examples(rows: Sequence[CorpusRow]) -> list[Example]:
     return [
         Example(
             case=case_of(row),
+            model=row.model,
             family=row.family,
             path=row.adaptive_batch_sizes,
             time_saved_pct=row.curve_saved_pct,
@@ -93,6 +104,12 @@ def case_of(row: CorpusRow) -> Case:
         epochs=row.epochs,
         updates_per_epoch=row.num_train / batch_size,
     )
+
+
+def weights_by_model(examples: Sequence[Example]) -> NDArray[np.float64]:
+    """Shares [num_examples] that sum to one: each model counts alike, however many its runs."""
+    counts = Counter(e.model for e in examples)
+    return np.array([1 / (len(counts) * counts[e.model]) for e in examples])
 
 
 def families(examples: Iterable[Example]) -> list[str]:

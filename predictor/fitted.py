@@ -17,15 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from predictor.corpus import CORPUS_READING, corpus_path, load_corpus, own_corpus_path
+from predictor.corpus import CORPUS_READING, corpus_path, known_paths, load_rows
 from predictor.features import FEATURES, Case
 from predictor.physical import CHOSEN, ConstantHarm, Estimates, Intervals, Paths
+from predictor.recipe import KnownRecipe, Recipe, known_recipes
 from stability_probe.errors import MissingError, RunError
 from stability_probe.folders import cache_home
 from stability_probe.sealed import seal, unseal
 from stability_probe.store import write_text
 
-_FORMAT = 2
+_FORMAT = 3
 """Of the stored numbers and of how they are computed: raised when either changes."""
 
 
@@ -44,8 +45,7 @@ class FittedPredictor:
     feature_low: tuple[float, ...]
     """Smallest value of each of `FEATURES` in the rows; nan where none is defined."""
     feature_high: tuple[float, ...]
-    optimizers: tuple[str, ...]
-    lr_schedules: tuple[str, ...]
+    recipes: tuple[KnownRecipe, ...]
     updates_per_epoch: tuple[float, float]
     """Smallest and largest of the rows."""
     no_skill: str | None
@@ -92,12 +92,6 @@ def fit_known() -> FittedPredictor:
     return fit_predictor(known_paths())
 
 
-def known_paths() -> list[Path]:
-    """Files of the shipped rows, and of the user's own where there are any."""
-    own = own_corpus_path()
-    return [corpus_path(), *([own] if own.exists() else [])]
-
-
 def fit_predictor(paths: Sequence[Path], key: str | None = None) -> FittedPredictor:
     """Fit on the rows of these files. Raises `MissingError` when none is usable."""
     from predictor.candidates import CANDIDATES
@@ -106,7 +100,7 @@ def fit_predictor(paths: Sequence[Path], key: str | None = None) -> FittedPredic
     from predictor.features import feature_range
     from predictor.held_out import Refits, half_widths
 
-    rows = usable(row for path in paths for row in load_corpus(path))
+    rows = usable(load_rows(paths))
     if not rows:
         raise MissingError("the corpus holds no finished pair of runs; use another corpus")
     examples = make_examples(rows)
@@ -114,7 +108,7 @@ def fit_predictor(paths: Sequence[Path], key: str | None = None) -> FittedPredic
     model = CANDIDATES[CHOSEN].fit(examples)
     if not isinstance(model, ConstantHarm) or model.paths.paths:
         raise TypeError(f"a stored fit cannot hold {CHOSEN}")
-    widths = half_widths(refits)
+    widths, without_skill = half_widths(refits), no_skill(refits)
     low, high = feature_range([e.case for e in examples])
     updates = [e.case.updates_per_epoch for e in examples]
     return FittedPredictor(
@@ -125,11 +119,10 @@ def fit_predictor(paths: Sequence[Path], key: str | None = None) -> FittedPredic
         accuracy_delta_half_width=widths["accuracy_delta_pp"],
         feature_low=tuple(low.tolist()),
         feature_high=tuple(high.tolist()),
-        optimizers=tuple(sorted({r.optimizer for r in rows})),
-        lr_schedules=tuple(sorted({r.lr_schedule for r in rows})),
+        recipes=known_recipes(rows),
         updates_per_epoch=(min(updates), max(updates)),
-        no_skill=no_skill(refits),
-        basis=describe(refits, len({r.model for r in rows})),
+        no_skill=without_skill,
+        basis=describe(refits, verdicts=without_skill is None),
     )
 
 
@@ -156,11 +149,19 @@ def _read(path: Path) -> FittedPredictor | None:
             values[name] = tuple(math.nan if v is None else float(v) for v in values[name])
             if len(values[name]) != len(FEATURES):
                 return None
-        for name in ("optimizers", "lr_schedules", "updates_per_epoch"):
-            values[name] = tuple(values[name])
+        values["updates_per_epoch"] = tuple(values["updates_per_epoch"])
+        values["recipes"] = tuple(_read_recipe(recipe) for recipe in values["recipes"])
         return FittedPredictor(**values)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+
+
+def _read_recipe(values: dict[str, Any]) -> KnownRecipe:
+    return KnownRecipe(
+        recipe=Recipe(**values["recipe"]),
+        lr=tuple(values["lr"]),
+        epochs=tuple(values["epochs"]),
+    )
 
 
 def _key(paths: Sequence[Path]) -> str:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from predictor.corpus import CorpusRow, load_corpus
+from predictor.corpus import CorpusRow, known_paths, load_rows
 from predictor.decide import FEATURE_WORDS, outside
 from predictor.examples import case_of, usable
 from predictor.features import FEATURES, Case, make_cases, replayed_time_saved_pct
-from predictor.fitted import FittedPredictor, fitted_predictor, known_paths
+from predictor.fitted import FittedPredictor, fitted_predictor
 from predictor.physical import rehearsals
 from stability_probe import metrics
 from stability_probe.records import Characterization, MeanStd
@@ -92,7 +92,7 @@ def make_grounds(c: Characterization) -> Grounds:
     """
     fitted, cases = fitted_predictor(), make_cases(c)
     told = fitted.estimates(cases)
-    rows = usable(row for path in known_paths() for row in load_corpus(path))
+    rows = usable(load_rows(known_paths()))
     return Grounds(
         fitted=fitted,
         rehearsed=tuple(_rehearse(s, case) for s, case in zip(c.seeds, cases, strict=True)),

@@ -23,8 +23,13 @@ def judge(
     delta = metrics.mean_std([p.accuracy_delta_pp for p in pairs])
     to_target = [p.time_to_target_saved_pct for p in pairs]
     measured_class = metrics.benefit_class(time_saved.mean, delta.mean)
-    low, high = prediction.time_saved_interval_pct
-    delta_low, delta_high = prediction.accuracy_delta_interval_pp
+    told = (prediction.time_saved_interval_pct, prediction.accuracy_delta_interval_pp)
+    inside = [
+        low <= measured.mean <= high
+        for measured, ends in zip((time_saved, delta), told, strict=True)
+        if ends is not None
+        for low, high in [ends]
+    ]
     expected = _CLASS_OF.get(prediction.verdict)
     return Validation(
         config=config.to_dict(),
@@ -38,6 +43,6 @@ def judge(
             metrics.mean_std(to_target).mean if all(map(math.isfinite, to_target)) else None
         ),
         benefit_class=measured_class,
-        inside_interval=low <= time_saved.mean <= high and delta_low <= delta.mean <= delta_high,
+        inside_interval=all(inside) if inside else None,
         class_correct=None if expected is None else measured_class in expected,
     )

@@ -9,11 +9,11 @@ from predictor.decide import (
     larger_fixed_batch,
     too_little_headroom,
     unlike_corpus,
-    unlike_recipe,
     unlike_scale,
 )
 from predictor.features import make_cases
 from predictor.fitted import fitted_predictor
+from predictor.recipe import unlike_recipes
 from stability_probe.records import Characterization, Prediction
 
 
@@ -25,7 +25,7 @@ def predict(c: Characterization, corpus: Path | None = None) -> Prediction:
     fitted = fitted_predictor(corpus)
     cases = make_cases(c)
     told = fitted.estimates(cases)
-    unlike = unlike_recipe(fitted, c.config["optimizer"], c.config["lr_schedule"])
+    unlike = unlike_recipes(c.config, fitted.recipes)
     if c.curve.busy:
         unlike = "the machine was busy while the throughput was measured; run it again"
     for case in cases:
@@ -33,7 +33,8 @@ def predict(c: Characterization, corpus: Path | None = None) -> Prediction:
     return decide(
         told,
         fitted.intervals(told),
-        unlike=unlike or fitted.no_skill,
+        unlike=unlike,
+        no_skill=fitted.no_skill,
         hopeless=None if c.curve.busy else too_little_headroom(cases[0]),
         basis=fitted.basis,
         alternative=(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from predictor.candidates import BASELINES, CANDIDATES
-from predictor.corpus import CorpusRow
+from predictor.corpus import CorpusRow, not_among
 from predictor.evaluate import brier, held_out_cases, no_skill
 from predictor.examples import Example, families, make_examples, usable
 from predictor.held_out import Refits, intervals
@@ -50,9 +50,9 @@ class Refit:
 def refit(shipped: Sequence[CorpusRow], own: Sequence[CorpusRow]) -> Refit:
     """Score the user's rows by the shipped ones, then both together with families held out.
 
-    Own rows count when they are of finished runs of DEBA, as the corpus reads it.
+    Own rows count when they are of DEBA, as the corpus reads it, and not among the shipped ones.
     """
-    kept = usable(own)
+    kept = usable(not_among(shipped, own))
     known, mine = make_examples(usable(shipped)), make_examples(kept)
     refits = Refits(CANDIDATES[CHOSEN], known, [e.case for e in mine])
     at = np.arange(len(known), len(known) + len(mine))

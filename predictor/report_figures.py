@@ -18,6 +18,7 @@ from stability_probe.probe_summary import over_seeds
 from stability_probe.records import (
     Characterization,
     EpochRecord,
+    Prediction,
     RunResult,
     Study,
     ThroughputCurve,
@@ -190,11 +191,16 @@ def validation_figure(key: str, v: Validation) -> Figure:
         columns=("what", "time_saved_pct", "accuracy_delta_pp"),
         rows=[
             ("predicted", p.time_saved_pct, p.accuracy_delta_pp),
-            ("predicted low", p.time_saved_interval_pct[0], p.accuracy_delta_interval_pp[0]),
-            ("predicted high", p.time_saved_interval_pct[1], p.accuracy_delta_interval_pp[1]),
+            *_interval_rows(p),
             *((f"seed {c.seed}", c.time_saved_pct, c.accuracy_delta_pp) for c in v.comparisons),
         ],
     )
+
+
+def _interval_rows(p: Prediction) -> Iterable[tuple[str, float, float]]:
+    saved, delta = p.time_saved_interval_pct, p.accuracy_delta_interval_pp
+    if saved is not None and delta is not None:
+        yield from zip(("predicted low", "predicted high"), saved, delta, strict=True)
 
 
 def told_figure(key: str, held: HeldOut) -> Figure:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from predictor import report_figures as figures
 from predictor.page import Fact, Gain, Part, Table, Verdict
-from predictor.summary import VERDICTS, validation_failed
+from predictor.summary import VERDICTS, outcome_words, told_intervals
 from stability_probe import metrics
 from stability_probe.records import Prediction, RunResult, ThroughputCurve, Validation
 from stability_probe.series import speed_ups
@@ -22,7 +21,7 @@ Pair = tuple[RunResult, RunResult]
 
 def verdict_of(p: Prediction, notes: Sequence[str] = ()) -> Verdict:
     """A prediction in words and numbers."""
-    level = f"{100 * p.interval_level:.0f} % interval"
+    time_saved, accuracy = told_intervals(p)
     return Verdict(
         words=VERDICTS[p.verdict][0],
         tone=TONES[p.verdict],
@@ -31,12 +30,12 @@ def verdict_of(p: Prediction, notes: Sequence[str] = ()) -> Verdict:
             Fact(
                 name="time saved",
                 value=f"{p.time_saved_pct:+.0f} %",
-                meaning=f"{level} {ends_words(p.time_saved_interval_pct)}",
+                meaning=time_saved,
             ),
             Fact(
                 name="accuracy change",
                 value=f"{p.accuracy_delta_pp:+.1f} points",
-                meaning=f"{level} {ends_words(p.accuracy_delta_interval_pp, 1)}",
+                meaning=accuracy,
             ),
             Fact(
                 name="probability of a benefit",
@@ -71,7 +70,7 @@ def measured_part(key: str, v: Validation, pairs: Sequence[Pair] = ()) -> Part:
     for fixed, adaptive in pairs[:1]:
         name = f"{key}-s{fixed.config['seed']}"
         drawn += figures.run_figures(name, adaptive, fixed)[:2]
-    text = _outcome_words(v)
+    text = sentence(outcome_words(v))
     if pairs:
         seed = pairs[0][0].config["seed"]
         text += f" The curves over the epochs are those of seed {seed}."
@@ -156,8 +155,8 @@ def predicted_gain(p: Prediction, headroom: str) -> Gain:
     return Gain(
         group=GROUPS[p.verdict],
         time_saved_pct=p.time_saved_pct,
-        time_saved=f"{p.time_saved_pct:+.0f} % ({ends_words(p.time_saved_interval_pct)})",
-        accuracy=f"{p.accuracy_delta_pp:+.1f} ({ends_words(p.accuracy_delta_interval_pp, 1)})",
+        time_saved=f"{p.time_saved_pct:+.0f} % ({interval_words(p.time_saved_interval_pct)})",
+        accuracy=f"{p.accuracy_delta_pp:+.1f} ({interval_words(p.accuracy_delta_interval_pp, 1)})",
         headroom=headroom,
         known="predicted",
     )
@@ -175,20 +174,6 @@ def gain_of(v: Validation, headroom: str) -> Gain:
     )
 
 
-def ends_words(ends: tuple[float, float], digits: int = 0) -> str:
-    """An interval; one from too few rows is unbounded."""
-    return interval_words(ends, digits) if all(map(math.isfinite, ends)) else "unbounded"
-
-
 def sentence(text: str) -> str:
     """With a capital letter and a full stop."""
     return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
-
-
-def _outcome_words(v: Validation) -> str:
-    if v.class_correct is None:
-        inside = "lies inside" if v.inside_interval else "does not lie inside"
-        return f"No verdict was given; the measured outcome {inside} the intervals."
-    if validation_failed(v):
-        return "The prediction failed."
-    return "The prediction held."

@@ -29,6 +29,8 @@ def evaluation_json(e: Evaluation) -> dict[str, Any]:
 def evaluation_tables(e: Evaluation) -> Group:
     """What `probe evaluate` prints, 80 columns wide."""
     counts = ", ".join(f"{count} {name}" for name, count in e.class_counts.items())
+    if e.num_diverged:
+        counts += f" ({e.num_diverged} diverged)"
     head = (
         f"{e.num_rows} rows, {e.num_models} models, {e.num_families} families: {counts}\n"
         "families held out; [ ] 90 % bootstrap interval over families"

@@ -55,7 +55,7 @@ def characterization_json(c: Characterization, p: Prediction) -> dict[str, Any]:
         "memory_format": c.curve.memory_format,
         "memory_format_reason": c.curve.memory_format_reason,
         "busy": c.curve.busy,
-        "prediction": _prediction_json(p),
+        "prediction": to_plain(p),
         "cost": {
             "probe_s": c.probe_s,
             "compile_s": c.compile_s,
@@ -76,12 +76,12 @@ def characterization_table(c: Characterization, p: Prediction) -> Group:
 def verdict_lines(p: Prediction) -> Text:
     """The verdict, its numbers and what they rest on."""
     words, style = VERDICTS[p.verdict]
-    level = f"{100 * p.interval_level:.0f} %"
+    time_saved, _ = told_intervals(p)
     lines = Text.assemble(
         (words, style),
         f" — {p.reason}\n"
         f"time saved {p.time_saved_pct:+.0f} % "
-        f"({level} interval {interval_words(p.time_saved_interval_pct)}), "
+        f"({time_saved}), "
         f"accuracy change {p.accuracy_delta_pp:+.1f} points "
         f"({interval_words(p.accuracy_delta_interval_pp, 1)})\n",
         (f"rests on {p.basis}", "dim"),
@@ -91,12 +91,14 @@ def verdict_lines(p: Prediction) -> Text:
     return lines
 
 
-def _prediction_json(p: Prediction) -> dict[str, Any]:
-    """An interval end that is unbounded, from too small a corpus, becomes null."""
-    values: dict[str, Any] = to_plain(p)
-    for name in ("time_saved_interval_pct", "accuracy_delta_interval_pp"):
-        values[name] = [_finite(end) for end in values[name]]
-    return values
+def told_intervals(p: Prediction) -> tuple[str, str]:
+    """Those of time saved and of the accuracy change, with their level."""
+    level = f"{100 * p.interval_level:.0f} % interval "
+    told = ((p.time_saved_interval_pct, 0), (p.accuracy_delta_interval_pp, 1))
+    time_saved, accuracy = (
+        ("" if ends is None else level) + interval_words(ends, digits) for ends, digits in told
+    )
+    return time_saved, accuracy
 
 
 def validation_json(v: Validation) -> dict[str, Any]:
@@ -105,7 +107,7 @@ def validation_json(v: Validation) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         **{n: v.config[n] for n in ("model", "data", "batch_size", "epochs")},
         "seeds": list(v.seeds),
-        "prediction": _prediction_json(v.prediction),
+        "prediction": to_plain(v.prediction),
         "measured": {
             "time_saved_pct": to_plain(v.time_saved_pct),
             "accuracy_delta_pp": to_plain(v.accuracy_delta_pp),
@@ -162,7 +164,17 @@ def validation_failed(v: Validation) -> bool:
 
     The interval is told with every verdict, and so with none.
     """
-    return not v.inside_interval or v.class_correct is False
+    return v.inside_interval is False or v.class_correct is False
+
+
+def outcome_words(v: Validation) -> str:
+    """Whether what was told came true."""
+    if v.class_correct is not None:
+        return "the prediction FAILED" if validation_failed(v) else "the prediction held"
+    if v.inside_interval is None:
+        return "neither a verdict nor an interval was given: there is nothing to score"
+    inside = "lies inside" if v.inside_interval else "does not lie inside"
+    return f"no verdict was given; the measured outcome {inside} the intervals"
 
 
 def _finite(value: float) -> float | None:
@@ -181,10 +193,5 @@ def _closing_lines(c: Characterization, p: Prediction) -> Text:
 
 
 def _outcome(v: Validation) -> Text:
-    if v.class_correct is None:
-        inside = "lies inside" if v.inside_interval else "does not lie inside"
-        words = f"no verdict was given; the measured outcome {inside} the intervals"
-        return Text(words, "bold" if v.inside_interval else "bold red")
-    if validation_failed(v):
-        return Text("the prediction FAILED", "bold red")
-    return Text("the prediction held", "bold green")
+    style = "bold" if v.class_correct is None else "bold green"
+    return Text(outcome_words(v), "bold red" if validation_failed(v) else style)

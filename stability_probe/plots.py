@@ -138,10 +138,10 @@ def draw_validation(ax: Axes, validation: Validation) -> None:
     """Predicted intervals beside what was measured; above the zero line is better for both."""
     p, runs, right = validation.prediction, validation.comparisons, ax.twinx()
     measured = [c.time_saved_pct for c in runs]
-    predicted = (p.time_saved_pct, *p.time_saved_interval_pct)
+    predicted = (p.time_saved_pct, *(p.time_saved_interval_pct or ()))
     _draw_outcome(ax, 0, predicted, measured, validation.time_saved_pct)
     measured = [c.accuracy_delta_pp for c in runs]
-    predicted = (p.accuracy_delta_pp, *p.accuracy_delta_interval_pp)
+    predicted = (p.accuracy_delta_pp, *(p.accuracy_delta_interval_pp or ()))
     _draw_outcome(right, 1, predicted, measured, validation.accuracy_delta_pp)
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     ax.set(xlim=(-0.5, 1.5), ylabel="time saved (%)")
@@ -347,12 +347,14 @@ def scale_log2(axis: Axis, sizes: Sequence[int]) -> None:
 def _draw_outcome(
     ax: Axes, x: int, predicted: Sequence[float], measured: Sequence[float], mean: MeanStd
 ) -> None:
-    """Prediction (value, low, high), each seed, and their mean, side by side around `x`."""
+    """Prediction (value, and low, high where it has an interval), each seed, and their mean, side
+    by side around `x`."""
     limit = symmetric_limit([*predicted, *measured])
     ax.set_ylim(-limit, limit)
-    # An infinite end is cut at the edge of the axes.
-    value, low, high = np.clip(predicted, -limit, limit)
-    ax.vlines([x - 0.2], low, high, color=PALETTE[0], linewidth=8, alpha=0.35)
+    value, *ends = predicted
+    if ends:
+        low, high = ends
+        ax.vlines([x - 0.2], low, high, color=PALETTE[0], linewidth=8, alpha=0.35)
     ax.plot([x - 0.2], [value], "D", color=PALETTE[0], label="predicted")
     # Spread sideways, so that equal outcomes stay visible.
     across = x + np.linspace(-0.05, 0.05, len(measured))

@@ -338,9 +338,10 @@ class Prediction:
     """adapt, keep_fixed or abstain."""
     probability_of_benefit: float
     time_saved_pct: float
-    time_saved_interval_pct: tuple[float, float]
+    time_saved_interval_pct: tuple[float, float] | None
+    """None where the corpus does not speak for the case, or is too small to tell."""
     accuracy_delta_pp: float
-    accuracy_delta_interval_pp: tuple[float, float]
+    accuracy_delta_interval_pp: tuple[float, float] | None
     interval_level: float
     """Nominal coverage of both intervals."""
     reason: str
@@ -480,7 +481,7 @@ class Validation:
     """Mean over seeds; None where a seed never reached its target."""
     benefit_class: str
     """Of the mean outcome."""
-    inside_interval: bool
+    inside_interval: bool | None
     """Both means lie inside their predicted intervals."""
     class_correct: bool | None
     """None when the prediction abstained."""

@@ -112,12 +112,9 @@ def finished_run(config: RunConfig, root: Path, memory_format: str) -> RunResult
 
 
 def _validation(path: Path, values: Mapping[str, Any]) -> Validation:
-    """Of the object that `validate --json` printed, where an unbounded number is null."""
+    """Of the object that `validate --json` printed, where an infinite number is null."""
     try:
-        told, measured = dict(values["prediction"]), values["measured"]
-        for name in ("time_saved_interval_pct", "accuracy_delta_interval_pp"):
-            low, high = told[name]
-            told[name] = (-math.inf if low is None else low, math.inf if high is None else high)
+        told, measured = values["prediction"], values["measured"]
         pairs = [dict(pair) for pair in values["comparisons"]]
         for pair in pairs:
             if pair["time_to_target_saved_pct"] is None:

@@ -26,6 +26,8 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def interval_words(ends: tuple[float, float], digits: int = 0) -> str:
+def interval_words(ends: tuple[float, float] | None, digits: int = 0) -> str:
     """Both ends of an interval, with their signs."""
+    if ends is None:
+        return "no interval"
     return f"{ends[0]:+.{digits}f} to {ends[1]:+.{digits}f}"

@@ -73,6 +73,7 @@ _ROW = CorpusRow(
     grad_sq_norm=1.0,
     curve_batch_sizes=(16, 32, 64, 128, 256),
     curve_samples_per_s=(100.0, 150.0, 200.0, 240.0, 250.0),
+    curve_busy=False,
     memory_format="contiguous",
     device="cpu",
     device_name="a processor",
@@ -130,6 +131,8 @@ def make_corpus(
                         family=name,
                         model=f"{name}{index}",
                         seed=seed,
+                        fixed_run_id=f"{name}{index}-fixed-s{seed}",
+                        adaptive_run_id=f"{name}{index}-deba-s{seed}",
                         **(window | outcome(0.0, delta)),
                     )
                     rows.append(

@@ -167,3 +167,41 @@ def test_rows_of_earlier_runs_stay_in_the_file(tmp_path: Path) -> None:
     assert before in load_corpus(out)
     # Built again, the same row takes the place of its earlier self.
     assert build(root, file)[1]["rows"] == 2
+
+
+def test_rows_of_another_machine_than_the_curve_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time saved follows from the curve: that of one machine is none of another."""
+    root = tmp_path / "runs"
+    pair = [elsewhere(run, device_name="another") for run in make_pair(seed=0)]
+    file = keep_sweep(root, *pair)
+    path = curve_path(root, load_sweep(file)[0].baseline)
+    path.unlink()
+    monkeypatch.setattr("predictor.build.measure_curves", None)  # nothing is measured in vain
+    with pytest.raises(UsageError, match="was made on another, and the throughput curve would be"):
+        own_rows([pair[1].run_id], root)
+    monkeypatch.undo()
+    write_json(path, to_plain(dataclasses.replace(CURVE, device_name="a third one")))
+    with pytest.raises(UsageError, match="that of a third one; use probe corpus add on the"):
+        own_rows([pair[1].run_id], root)
+    assert build(root, file)[0].exit_code == 2
+    write_json(path, to_plain(dataclasses.replace(CURVE, device_name="another")))
+    assert len(own_rows([pair[1].run_id], root)) == 1
+    assert build(root, file)[1]["built"] == 1
+
+
+def test_what_is_added_says_what_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        make_corpus_row(seed=0, adaptive_run_id="counts"),
+        make_corpus_row(seed=1, adaptive_run_id="timed", scheduler="timed", scheduler_args="{}"),
+        make_corpus_row(seed=2, adaptive_run_id="busy", curve_busy=True),
+    ]
+    monkeypatch.setattr("predictor.build.own_rows", lambda run_ids, root: rows)
+    told = invoke("corpus", "add", "counts", "timed", "busy")
+    assert told.exit_code == 0
+    assert told.stdout.startswith("3 added, 3 rows in ")
+    words = " ".join(told.stdout.split())
+    assert "predictions count the 1 of DEBA as the corpus reads it, and none whose" in words
+    answer = json.loads(invoke("corpus", "add", "counts", "--json").stdout)
+    assert (answer["rows"], answer["counted"]) == (3, 1)

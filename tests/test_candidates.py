@@ -21,10 +21,18 @@ from predictor.candidates import (
 )
 from predictor.corpus import CorpusRow
 from predictor.estimator import Predictor
-from predictor.examples import Example, case_of, families, is_deba, make_examples, usable
+from predictor.examples import (
+    Example,
+    case_of,
+    families,
+    is_deba,
+    make_examples,
+    usable,
+    weights_by_model,
+)
 from predictor.features import FEATURES, replayed_time_saved_pct
 from predictor.held_out import Refits
-from predictor.physical import Estimates, rehearsals
+from predictor.physical import ConstantHarm, Estimates, rehearsals
 from stability_probe.errors import MissingError
 from tests.predictor_factories import CURVE, FAMILIES, make_corpus, make_corpus_row, outcome
 
@@ -57,10 +65,10 @@ def test_a_case_is_the_row_before_its_runs() -> None:
     assert case_of(later) == case, "nothing after the window is in it"
 
 
-def test_rows_of_runs_that_diverged_and_of_other_schedules_are_left_out() -> None:
+def test_rows_of_a_busy_curve_without_a_fixed_run_or_of_other_schedules_are_left_out() -> None:
     kept = make_corpus_row(seed=0)
     others = [
-        make_corpus_row(seed=1, adaptive_status="diverged", adaptive_accuracies=()),
+        make_corpus_row(seed=1, curve_busy=True),
         make_corpus_row(seed=2, fixed_status="diverged"),
         make_corpus_row(seed=3, scheduler="timed", scheduler_args="{}"),
         make_corpus_row(seed=4, scheduler_args='{"reading": "strict"}'),
@@ -68,6 +76,31 @@ def test_rows_of_runs_that_diverged_and_of_other_schedules_are_left_out() -> Non
     ]
     assert usable([*others, kept]) == [kept]
     assert not is_deba(make_corpus_row(scheduler_args='{"reading": "literal"}'))
+
+
+def test_a_run_that_diverged_saves_nothing_and_loses_all() -> None:
+    row = make_corpus_row(adaptive_status="diverged", adaptive_accuracies=(0.5,))
+    (example,) = make_examples(usable([row]))
+    assert (example.time_saved_pct, row.time_saved_pct) == (0.0, 0.0)
+    assert example.accuracy_delta_pp == pytest.approx(-80.0)
+    assert (example.harms, example.benefits, row.benefit_class) == (True, False, "harms")
+
+
+def test_many_runs_of_one_model_weigh_as_one() -> None:
+    harmed, unharmed = outcome(30.0, -5.0), outcome(30.0, 1.0)
+    rows = [
+        *(make_corpus_row(model="many", family="a", seed=s, **harmed) for s in range(6)),
+        *(make_corpus_row(model="two", family="b", seed=s, **unharmed) for s in range(2)),
+        make_corpus_row(model="one", family="b", **unharmed),
+    ]
+    examples = make_examples(rows)
+    weights = weights_by_model(examples)
+    assert weights.sum() == pytest.approx(1.0)
+    assert [weights[:6].sum(), weights[6:8].sum(), weights[8]] == pytest.approx([1 / 3] * 3)
+    fitted = Physical(rehearsed=True).fit(examples)
+    assert isinstance(fitted, ConstantHarm)
+    assert fitted.harm_rate == pytest.approx(1 / 3)
+    assert fitted.mean_delta_pp == pytest.approx(-1.0)
 
 
 def test_order_leaves_no_trace_between_rows_of_one_model_and_seed() -> None:

@@ -14,8 +14,14 @@ from hypothesis import strategies as st
 
 import cli
 from predictor.check import check_corpus, contradictions, differing_fields, num_updates
-from predictor.corpus import CorpusRow, corpus_path, load_corpus, make_row, own_corpus_path
-from predictor.fitted import known_paths
+from predictor.corpus import (
+    CorpusRow,
+    corpus_path,
+    known_paths,
+    load_corpus,
+    make_row,
+    own_corpus_path,
+)
 from stability_probe.order import epoch_batches
 from stability_probe.plain import to_plain
 from stability_probe.records import RunResult
@@ -23,7 +29,15 @@ from tests.predictor_factories import CURVE, make_run, make_size
 
 SIZE = make_size()
 
-GIVEN = {"arm", "max_batch_size", "family", "curve_batch_sizes", "num_params", "num_macs"}
+GIVEN = {
+    "arm",
+    "max_batch_size",
+    "family",
+    "curve_batch_sizes",
+    "curve_busy",
+    "num_params",
+    "num_macs",
+}
 GIVEN |= {"num_tensors", "num_norm_layers", "normalization"}
 GIVEN |= {"curve_samples_per_s", "fixed_run_id", "adaptive_run_id", "model"}
 """Fields that no record tells again, or that name the runs."""

@@ -292,7 +292,7 @@ def test_a_fifth_without_cases_is_left_out(evaluation: Evaluation) -> None:
 
 def refits_of(*outcomes: tuple[str, float, float], candidate: Candidate) -> Refits:
     rows = [
-        make_corpus_row(family=f, seed=i, **outcome(saved, delta))
+        make_corpus_row(family=f, model=f, seed=i, **outcome(saved, delta))
         for i, (f, saved, delta) in enumerate(outcomes)
     ]
     return Refits(candidate, make_examples(rows))
@@ -357,14 +357,16 @@ def test_the_sentence_has_the_counts() -> None:
         candidate=BaseRate(),
     )
     # told of a: ⅔, of b: ⅔, of c: 1; so c alone is answered, half of it rightly
-    assert describe(refits, 3) == (
+    assert describe(refits, verdicts=True) == (
         "4 paired full runs of 3 models in 3 families; families held out: 2 of 4 answered, 0.50 "
         "of them rightly (always the commoner answer: 0.50), mean error of time saved 14.6 points"
     )
     silent = refits_of(
         ("a", 30.0, 1.0), ("b", 5.0, 1.0), ("c", 5.0, 1.0), ("a", 5.0, 1.0), candidate=_Half()
     )
-    assert "0 of 4 answered, mean error" in describe(silent, 3)
+    assert "0 of 4 answered, mean error" in describe(silent, verdicts=True)
+    # Where every verdict is withheld, no answer is counted.
+    assert "held out: mean error" in describe(refits, verdicts=False)
 
 
 class _Half:

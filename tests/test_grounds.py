@@ -105,7 +105,7 @@ def test_features_are_told_in_their_own_units() -> None:
 
 
 def test_a_feature_outside_the_corpus_is_marked_where_a_verdict_is_refused() -> None:
-    c = probed()
+    c = probed(config={"window_epochs": 4, "epochs": 50})
     assert c.size is not None
     huge = dataclasses.replace(c, size=dataclasses.replace(c.size, num_params=10**9))
     outside = [f.name for f in make_grounds(huge).features if f.outside]

@@ -319,14 +319,15 @@ def test_validation_shows_intervals_and_every_finite_measurement(ax: Axes) -> No
         assert high > max(interval)
 
 
-def test_an_unbounded_interval_is_cut_at_the_axes(ax: Axes) -> None:
+def test_where_there_is_no_interval_none_is_drawn(ax: Axes) -> None:
     validation = make_validation([20.0], [0.5])
-    unbounded = dataclasses.replace(
-        validation.prediction, verdict="abstain", time_saved_interval_pct=(-math.inf, math.inf)
+    without = dataclasses.replace(
+        validation.prediction, verdict="abstain", time_saved_interval_pct=None
     )
-    plots.draw_validation(ax, dataclasses.replace(validation, prediction=unbounded))
-    segment = np.asarray(ax.collections[0].get_paths()[0].vertices)
-    assert tuple(segment[:, 1]) == ax.get_ylim()
+    plots.draw_validation(ax, dataclasses.replace(validation, prediction=without))
+    bars = [c for c in ax.collections if c.get_linewidth()[0] == 8]
+    assert bars == []
+    assert "predicted" in [line.get_label() for line in ax.lines]
 
 
 def test_a_run_stands_beside_its_fixed_run(ax: Axes) -> None:

@@ -168,10 +168,19 @@ def test_the_full_run_is_the_mean_epoch_of_all_windows() -> None:
     assert full_run_s(c) == pytest.approx(100 * 5.0)
 
 
-def test_an_unbounded_interval_is_json() -> None:
-    endless = make_prediction(time_saved_interval_pct=(-math.inf, math.inf))
-    strict_json(characterization_json(make_characterization(), endless))
-    strict_json(validation_json(make_validation(prediction=endless)))
+def test_without_an_interval_none_is_told_and_nothing_is_scored() -> None:
+    ends = {"time_saved_interval_pct": None, "accuracy_delta_interval_pp": None}
+    p = make_prediction(verdict="abstain", reason="it is unlike all", **ends)
+    c = make_characterization()
+    told = strict_json(characterization_json(c, p))["prediction"]
+    assert told["time_saved_interval_pct"] is None
+    shown = rendered(characterization_table(c, p))
+    assert "time saved +20 % (no interval), accuracy change +0.5 points (no interval)" in shown
+    assert "90 %" not in shown
+    v = make_validation(prediction=p, inside_interval=None, class_correct=None)
+    strict_json(validation_json(v))
+    assert "there is nothing to score" in rendered(validation_table(v))
+    assert not validation_failed(v)
 
 
 def test_the_table_fits_the_lines_of_a_screen() -> None:

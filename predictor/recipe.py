@@ -1,0 +1,104 @@
+"""The recipe of a run, and which recipes a corpus speaks for.
+
+Precision and weight decay are not asked about: the one changes how fast the device is, which the
+throughput curve measures, and no run has shown that the other matters here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from predictor.corpus import CorpusRow
+
+MARGIN = 4.0
+"""Factor by which a rate, or a number of epochs, may lie outside those of the corpus."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What two runs must have in common for one to speak for the other; see `RunConfig`."""
+
+    optimizer: str
+    lr_schedule: str
+    lr_rule: str
+    momentum: float
+    reset_moments: bool
+    window_epochs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownRecipe:
+    """One recipe of a corpus, and how widely it was tried."""
+
+    recipe: Recipe
+    lr: tuple[float, float]
+    """Smallest and largest base rate."""
+    epochs: tuple[int, int]
+
+
+_NAMES = tuple(f.name for f in dataclasses.fields(Recipe))
+
+
+def recipe_of(values: Mapping[str, Any]) -> Recipe:
+    """The recipe of a `RunConfig` as plain values; only SGD reads `momentum`."""
+    recipe = Recipe(**{name: values[name] for name in _NAMES})
+    # As many digits as a row keeps.
+    momentum = float(f"{recipe.momentum:.6g}") if recipe.optimizer == "sgd" else 0.0
+    return dataclasses.replace(recipe, momentum=momentum)
+
+
+def known_recipes(rows: Iterable[CorpusRow]) -> tuple[KnownRecipe, ...]:
+    """The distinct recipes of the rows, in a fixed order."""
+    groups: dict[Recipe, list[CorpusRow]] = {}
+    for row in rows:
+        groups.setdefault(recipe_of(vars(row)), []).append(row)
+    return tuple(
+        KnownRecipe(
+            recipe=recipe,
+            lr=(min(r.lr for r in group), max(r.lr for r in group)),
+            epochs=(min(r.epochs for r in group), max(r.epochs for r in group)),
+        )
+        for recipe, group in sorted(groups.items(), key=lambda item: dataclasses.astuple(item[0]))
+    )
+
+
+def unlike_recipes(config: Mapping[str, Any], known: Sequence[KnownRecipe]) -> str | None:
+    """Why no known recipe speaks for a run's `config`, None where one does."""
+    own = recipe_of(config)
+    for like in known:
+        if like.recipe == own:
+            return _too_far("learning rate", "--lr", config["lr"], like.lr) or _too_far(
+                "number of epochs", "--epochs", config["epochs"], like.epochs
+            )
+    for name in _NAMES:
+        if getattr(own, name) not in {getattr(like.recipe, name) for like in known}:
+            return f"the corpus holds no run with {_words(own, name)}"
+    together = ", ".join(_words(own, name) for name in _NAMES)
+    return f"the corpus holds no run with all of this at once: {together}"
+
+
+def _too_far(what: str, flag: str, value: float, known: tuple[float, float]) -> str | None:
+    low, high = known[0] / MARGIN, known[1] * MARGIN
+    if low <= value <= high:
+        return None
+    return f"its {what} is {value:g}, and the corpus speaks for {low:g} to {high:g}; see {flag}"
+
+
+def _words(recipe: Recipe, name: str) -> str:
+    value = getattr(recipe, name)
+    match name:
+        case "lr_schedule":
+            return f"a {value} learning rate"
+        case "lr_rule":
+            return f"the learning rate rule {value}"
+        case "momentum":
+            return f"momentum {value:g}"
+        case "reset_moments":
+            return "moments that are emptied" if value else "moments that are kept"
+        case "window_epochs":
+            return f"a window of {value} epochs"
+        case _:
+            return str(value)

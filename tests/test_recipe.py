@@ -1,0 +1,90 @@
+"""Which recipes a corpus speaks for."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from predictor.recipe import MARGIN, known_recipes, recipe_of, unlike_recipes
+from stability_probe.config import RunConfig
+from tests.predictor_factories import make_corpus_row
+
+KNOWN = known_recipes(
+    [
+        make_corpus_row(lr=0.01, epochs=50, window_epochs=4),
+        make_corpus_row(lr=0.04, epochs=60, window_epochs=4),
+        make_corpus_row(lr_schedule="cosine", lr=0.02, epochs=40, window_epochs=4),
+        make_corpus_row(optimizer="adamw", lr=0.001, epochs=50, window_epochs=4),
+    ]
+)
+
+
+def told(**fields: Any) -> str | None:
+    values = {"model": "resnet10t", "epochs": 50, "window_epochs": 4, "lr": 0.01, **fields}
+    return unlike_recipes(RunConfig(**values).to_dict(), KNOWN)
+
+
+def test_rows_of_one_recipe_are_one() -> None:
+    assert [(k.recipe.optimizer, k.recipe.lr_schedule, k.lr, k.epochs) for k in KNOWN] == [
+        ("adamw", "fixed", (0.001, 0.001), (50, 50)),
+        ("sgd", "cosine", (0.02, 0.02), (40, 40)),
+        ("sgd", "fixed", (0.01, 0.04), (50, 60)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"lr_schedule": "cosine"},
+        {"optimizer": "adamw", "lr": 0.002},
+        {"optimizer": "adamw", "lr": 0.002, "momentum": 0.0},  # which it does not read
+        {"precision": "bfloat16"},
+        {"weight_decay": 0.0},
+        {"data": "crops", "batch_size": 64, "seed": 7, "compile": True},
+        {"lr": 0.01 / MARGIN},
+        {"lr": 0.04 * MARGIN},
+        {"epochs": 240},
+        {"epochs": 13},
+    ],
+)
+def test_what_the_corpus_speaks_for(fields: dict[str, Any]) -> None:
+    assert told(**fields) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"lr_schedule": "step"}, "the corpus holds no run with a step learning rate"),
+        ({"momentum": 0.5}, "the corpus holds no run with momentum 0.5"),
+        ({"lr_rule": "linear"}, "the corpus holds no run with the learning rate rule linear"),
+        ({"reset_moments": True}, "the corpus holds no run with moments that are emptied"),
+        ({"window_epochs": 5}, "the corpus holds no run with a window of 5 epochs"),
+        ({"lr": 0.161}, "its learning rate is 0.161, and the corpus speaks for 0.0025 to 0.16"),
+        ({"lr": 0.0024}, "its learning rate is 0.0024, and the corpus speaks for 0.0025 to 0.16"),
+        ({"epochs": 241}, "its number of epochs is 241, and the corpus speaks for 12.5 to 240"),
+        ({"lr_schedule": "cosine", "lr": 0.1}, "the corpus speaks for 0.005 to 0.08; see --lr"),
+    ],
+)
+def test_what_the_corpus_does_not_speak_for(fields: dict[str, Any], words: str) -> None:
+    assert words in (told(**fields) or "")
+
+
+def test_two_settings_that_were_never_tried_together() -> None:
+    """AdamW was run, and so was a cosine rate; that says nothing of both."""
+    words = told(optimizer="adamw", lr_schedule="cosine", lr=0.001)
+    assert words is not None
+    assert words.startswith("the corpus holds no run with all of this at once: adamw, a cosine")
+
+
+def test_every_field_of_a_recipe_is_one_of_a_run_and_of_a_row() -> None:
+    config, row = RunConfig(model="resnet10t").to_dict(), make_corpus_row()
+    for field in dataclasses.fields(recipe_of(config)):
+        assert field.name in config
+        assert hasattr(row, field.name)
+
+
+def test_an_empty_corpus_speaks_for_nothing() -> None:
+    assert unlike_recipes(RunConfig(model="m").to_dict(), ()) == "the corpus holds no run with sgd"
