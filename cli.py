@@ -278,12 +278,13 @@ def replay_policy(**options: Any) -> None:
     """
     from stability_probe import run_summary
     from stability_probe.replay import replay_policy
+    from stability_probe.store import Store
     from stability_probe.stored import load_run
     from stability_probe.terminal import print_result
 
-    result = load_run(options["run"], Path(options["output"]))
-    name = options["scheduler"]
-    decisions = replay_policy(result, name, options["scheduler_arg"])
+    root, name = Path(options["output"]), options["scheduler"]
+    result = load_run(options["run"], root)
+    decisions = replay_policy(result, name, options["scheduler_arg"], Store(root))
     title = f"{name} on the records of {result.run_id}; the signals are those of its own batches"
     print_result(
         options["json"],

@@ -320,12 +320,14 @@ def measure_noise_scale(
     """Noise scale at the present parameters; leaves model, gradients and random state alone.
 
     `share` of the training samples are seen, but 8 to 64 micro-batches; they have the initial
-    batch size (less where memory forced it), in training mode, without augmentation: the noise
-    asked about is that of drawing samples.
+    batch size (less where memory forced it, or several processes share a batch), in training mode,
+    without augmentation: the noise asked about is that of drawing samples.
     """
     begin = time.perf_counter()
-    largest = state.micro_batch_size or config.batch_size
-    size = min(config.batch_size, largest, len(data.train_labels) // 2)
+    # Each of several processes makes the whole pass, in the shares of a batch that it trains on.
+    share_of_batch = -(-config.batch_size // state.world.size)
+    largest = state.micro_batch_size or share_of_batch
+    size = min(share_of_batch, largest, len(data.train_labels) // 2)
     while (found := _try_noise_pass(state, data, config, share, size)) is None:
         size //= 2
         free_memory(state.device)

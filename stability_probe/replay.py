@@ -53,19 +53,22 @@ def explain(result: RunResult) -> list[DecisionRecord]:
 
 
 def replay_policy(
-    result: RunResult, scheduler: str, scheduler_args: dict[str, Any]
+    result: RunResult, scheduler: str, scheduler_args: dict[str, Any], store: Store | None = None
 ) -> list[DecisionRecord]:
     """What another schedule would have decided on a run's records, without training.
 
     Open loop: the batch follows the policy, but the signals stay those of the batches that
-    really ran, so after its first change this is a rehearsal and no measurement. Raises
-    `UsageError` for a schedule that needs what the run did not measure.
+    really ran, so after its first change this is a rehearsal and no measurement. An argument
+    ``run=RUN_ID`` names a run of `store`. Raises `UsageError` for a schedule that needs what the
+    run did not measure.
     """
     if not result.epochs:
         raise UsageError(f"{result.run_id} has no finished epoch yet")
     config = dataclasses.replace(
         RunConfig.from_dict(result.config), scheduler=scheduler, scheduler_args=scheduler_args
     )
+    if store is not None:
+        config = with_stored_sequence(config, store)
     policy = make_scheduler(config, result.num_train or result.epochs[0].samples)
     _check_noise(result, policy.noise_every, scheduler)
     decisions = []

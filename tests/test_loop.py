@@ -20,6 +20,7 @@ from stability_probe import loop, metrics
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset, normalize
 from stability_probe.device import peak_memory, reset_peak_memory
+from stability_probe.distributed import World
 from stability_probe.errors import UsageError
 from stability_probe.loop import DivergedError, evaluate, train
 from stability_probe.order import batch_lengths, epoch_batches, generator_for
@@ -320,6 +321,24 @@ def test_noise_scale_is_that_of_per_sample_gradients() -> None:
     for name, truth in (("trace_sigma", trace), ("grad_sq_norm", sq_norm)):
         error = (mean[name].mean() - truth).abs()
         assert error < 4 * mean[name].std() / 40**0.5 + 0.02 * truth, name
+
+
+@pytest.mark.parametrize(("processes", "size"), [(1, 16), (2, 8), (3, 6)])
+def test_a_noise_pass_takes_no_more_at_once_than_training_does(
+    processes: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, sizes = blobs(num_train=2048), []
+    state = make_state(CONFIG, dataset)
+    state.world = World(size=processes)
+    load = loop.load_batch
+
+    def spy(data: Any, batch: torch.Tensor, *rest: Any) -> Any:
+        sizes.append(len(batch))
+        return load(data, batch, *rest)
+
+    monkeypatch.setattr(loop, "load_batch", spy)
+    loop.measure_noise_scale(state, dataset, CONFIG, share=0.1)
+    assert set(sizes) == {size}
 
 
 def test_an_adaptive_run_trains_with_the_batch_it_decided() -> None:

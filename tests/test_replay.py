@@ -88,6 +88,14 @@ def test_a_longer_cooldown_never_makes_more_changes(deba: RunResult) -> None:
     assert changes[0] > changes[-1]
 
 
+def test_a_sequence_of_a_stored_run_on_the_records_of_another(
+    store: Store, fixed: RunResult, deba: RunResult
+) -> None:
+    told = replay_policy(fixed, "replay", {"run": deba.run_id}, store)
+    assert [d.batch_size for d in told] == list(deba.batch_sizes)
+    assert told == replay_policy(fixed, "replay", {"batch_sizes": list(deba.batch_sizes)})
+
+
 def test_a_policy_that_needs_what_was_not_measured(fixed: RunResult) -> None:
     with pytest.raises(UsageError, match="needs the noise scale of epoch 1"):
         replay_policy(fixed, "norm_test", {"every": 1})
