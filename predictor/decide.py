@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from predictor.features import FEATURES, Case
 from predictor.fitted import FittedPredictor
 from predictor.physical import INTERVAL_LEVEL, Estimates, Intervals
+from predictor.recipe import too_far
 from stability_probe import metrics
 from stability_probe.records import Prediction
 
@@ -18,8 +19,6 @@ KEEP_PROBABILITY = 0.3
 """Between these the classifier does not know."""
 FEATURE_MARGIN = 0.15
 """Share of a feature's range by which a case may lie outside the corpus."""
-UPDATES_MARGIN = 4.0
-"""Factor by which the updates an epoch may differ from the corpus'."""
 FEATURE_WORDS = dict(
     zip(
         FEATURES,
@@ -82,13 +81,11 @@ def unlike_scale(case: Case, fitted: FittedPredictor) -> str | None:
     How long a batch may grow depends on it, so small data speaks for large data only where the
     updates are alike.
     """
-    low, high = fitted.updates_per_epoch
-    low, high = low / UPDATES_MARGIN, high * UPDATES_MARGIN
-    if low <= case.updates_per_epoch <= high:
-        return None
-    return (
-        f"it makes {case.updates_per_epoch:.0f} updates an epoch, and the corpus speaks for "
-        f"{low:.0f} to {high:.0f}; --limit or -b changes that"
+    return too_far(
+        case.updates_per_epoch,
+        "number of updates an epoch",
+        "--limit and -b",
+        fitted.updates_per_epoch,
     )
 
 
@@ -108,38 +105,24 @@ def decide(
     why the corpus does not speak for the case, which then gets no interval; `no_skill` why the
     corpus tells nobody's benefit.
     """
-    probability = float(estimates.probability_of_benefit.mean())
     time_saved = float(estimates.time_saved_pct.mean())
+    probability = float(estimates.probability_of_benefit.mean())
     ends = (intervals.time_saved_pct, intervals.accuracy_delta_pp)
     saved, delta = (_mean_ends(e) if unlike is None else None for e in ends)
-    low, high = saved or (math.nan, math.nan)
     verdicts = {_verdict(p) for p in estimates.probability_of_benefit}
     if hopeless is not None:
         verdict, reason = "keep_fixed", hopeless
-    elif unlike is not None:
-        verdict, reason = "abstain", unlike
-    elif no_skill is not None:
-        verdict, reason = "abstain", no_skill
+    elif silent := unlike or no_skill:
+        verdict, reason = "abstain", silent
     elif len(verdicts) > 1:
         verdict, reason = "abstain", "the seeds disagree"
     elif saved is None:
         verdict, reason = "abstain", "the corpus is too small for an interval"
-    elif verdicts == {"adapt"} and low < metrics.MIN_TIME_SAVED_PCT:
-        verdict = "abstain"
-        reason = (
-            f"the interval of time saved, {low:.0f} to {high:.0f} %, reaches below the "
-            f"{metrics.MIN_TIME_SAVED_PCT:.0f} % that count as a benefit"
-        )
-    elif verdicts == {"keep_fixed"} and time_saved < metrics.MIN_TIME_SAVED_PCT <= high:
-        # Where accuracy is what speaks against it, the interval of the time decides nothing.
-        verdict = "abstain"
-        reason = (
-            f"the interval of time saved, {low:.0f} to {high:.0f} %, reaches above the "
-            f"{metrics.MIN_TIME_SAVED_PCT:.0f} % that count as a benefit"
-        )
     else:
-        verdict = verdicts.pop()
+        (verdict,) = verdicts
         reason = _reason(verdict, probability)
+        if spans := _spans_the_decision(verdict, time_saved, saved):
+            verdict, reason = "abstain", spans
     return Prediction(
         verdict=verdict,
         probability_of_benefit=probability,
@@ -158,6 +141,22 @@ def _mean_ends(ends: NDArray[np.float64]) -> tuple[float, float] | None:
     """Over seeds, of ends [num_seeds, 2]; None where they are infinite."""
     low, high = (float(end) for end in ends.mean(axis=0))
     return (low, high) if math.isfinite(high - low) else None
+
+
+def _spans_the_decision(verdict: str, time_saved: float, ends: tuple[float, float]) -> str | None:
+    """Why an interval of the time saved does not bear out a verdict, None where it does."""
+    (low, high), least = ends, metrics.MIN_TIME_SAVED_PCT
+    if verdict == "adapt" and low < least:
+        side = "below"
+    # Where time enough is saved, accuracy is what speaks against it.
+    elif verdict == "keep_fixed" and time_saved < least <= high:
+        side = "above"
+    else:
+        return None
+    return (
+        f"the interval of time saved, {low:.0f} to {high:.0f} %, reaches {side} the "
+        f"{least:.0f} % that count as a benefit"
+    )
 
 
 def larger_fixed_batch(case: Case, time_saved_pct: float) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 from predictor.corpus import CorpusRow
 
 MARGIN = 4.0
-"""Factor by which a rate, or a number of epochs, may lie outside those of the corpus."""
+"""Factor by which a rate, epochs, or updates in each may lie outside those of the corpus."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +70,8 @@ def unlike_recipes(config: Mapping[str, Any], known: Sequence[KnownRecipe]) -> s
     own = recipe_of(config)
     for like in known:
         if like.recipe == own:
-            return _too_far("learning rate", "--lr", config["lr"], like.lr) or _too_far(
-                "number of epochs", "--epochs", config["epochs"], like.epochs
+            return too_far(config["lr"], "learning rate", "--lr", like.lr) or too_far(
+                config["epochs"], "number of epochs", "--epochs", like.epochs
             )
     for name in _NAMES:
         if getattr(own, name) not in {getattr(like.recipe, name) for like in known}:
@@ -80,11 +80,12 @@ def unlike_recipes(config: Mapping[str, Any], known: Sequence[KnownRecipe]) -> s
     return f"the corpus holds no run with all of this at once: {together}"
 
 
-def _too_far(what: str, flag: str, value: float, known: tuple[float, float]) -> str | None:
+def too_far(value: float, what: str, flags: str, known: tuple[float, float]) -> str | None:
+    """Why a value is over `MARGIN` times the largest known, or under that part of the smallest."""
     low, high = known[0] / MARGIN, known[1] * MARGIN
     if low <= value <= high:
         return None
-    return f"its {what} is {value:g}, and the corpus speaks for {low:g} to {high:g}; see {flag}"
+    return f"its {what} is {value:g}, and the corpus speaks for {low:g} to {high:g}; see {flags}"
 
 
 def _words(recipe: Recipe, name: str) -> str:

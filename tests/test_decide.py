@@ -16,7 +16,6 @@ from predictor.decide import (
     ADAPT_PROBABILITY,
     FEATURE_MARGIN,
     KEEP_PROBABILITY,
-    UPDATES_MARGIN,
     decide,
     larger_fixed_batch,
     too_little_headroom,
@@ -28,6 +27,7 @@ from predictor.features import FEATURES, Case, make_cases
 from predictor.fitted import FittedPredictor, fitted_predictor
 from predictor.held_out import Refits, intervals
 from predictor.physical import CHOSEN, INTERVAL_LEVEL, Estimates, Intervals
+from predictor.recipe import MARGIN
 from stability_probe.records import Characterization, Prediction
 from tests.factories import make_curve
 from tests.predictor_factories import (
@@ -214,15 +214,15 @@ def test_each_feature_outside_the_corpus_is_named(name: str, words: str) -> None
     assert told(math.nan) is None
 
 
-@pytest.mark.parametrize("factor", [1.0, UPDATES_MARGIN])
+@pytest.mark.parametrize("factor", [1.0, MARGIN])
 def test_epochs_far_longer_or_shorter_than_the_corpus(factor: float) -> None:
     inside = (20 / factor, 100 * factor)
     for updates in inside:
         assert unlike_scale(make_case(updates_per_epoch=updates), FITTED) is None
-    for updates in (20 / UPDATES_MARGIN - 0.1, 100 * UPDATES_MARGIN + 1):
+    for updates in (20 / MARGIN - 0.1, 100 * MARGIN + 1):
         told = unlike_scale(make_case(updates_per_epoch=updates), FITTED)
         assert told is not None
-        assert f"it makes {updates:.0f} updates an epoch" in told
+        assert f"its number of updates an epoch is {updates:g}, and" in told
         assert "5 to 400" in told
 
 

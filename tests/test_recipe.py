@@ -63,8 +63,14 @@ def test_what_the_corpus_speaks_for(fields: dict[str, Any]) -> None:
         ({"reset_moments": True}, "the corpus holds no run with moments that are emptied"),
         ({"window_epochs": 5}, "the corpus holds no run with a window of 5 epochs"),
         ({"lr": 0.161}, "its learning rate is 0.161, and the corpus speaks for 0.0025 to 0.16"),
-        ({"lr": 0.0024}, "its learning rate is 0.0024, and the corpus speaks for 0.0025 to 0.16"),
-        ({"epochs": 241}, "its number of epochs is 241, and the corpus speaks for 12.5 to 240"),
+        (
+            {"lr": 0.0024},
+            "its learning rate is 0.0024, and the corpus speaks for 0.0025 to",
+        ),
+        (
+            {"epochs": 241},
+            "its number of epochs is 241, and the corpus speaks for 12.5 to 240; see --epochs",
+        ),
         ({"lr_schedule": "cosine", "lr": 0.1}, "the corpus speaks for 0.005 to 0.08; see --lr"),
     ],
 )
