@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from predictor.features import FEATURES, Case
 from predictor.fitted import FittedPredictor
-from predictor.physical import INTERVAL_LEVEL, Estimates, Intervals
+from predictor.physical import INTERVAL_LEVEL, Estimates, Intervals, most_saved_pct
 from predictor.recipe import too_far
 from stability_probe import metrics
 from stability_probe.records import Prediction
@@ -65,10 +65,10 @@ def too_little_headroom(case: Case) -> str | None:
     if len(case.curve.points) == 1:
         why = case.curve.stopped_by or f"no batch may be larger than {case.max_batch_size}"
         return f"{why}, so that no schedule can grow beyond {case.batch_size}"
-    gain = metrics.headroom(case.curve, case.batch_size)
-    most = metrics.saved_pct(1.0, gain)
+    most = most_saved_pct(case)
     if most >= metrics.MIN_TIME_SAVED_PCT:
         return None
+    gain = metrics.headroom(case.curve, case.batch_size)
     return (
         f"the fastest batch is only {gain:.2f}x as fast as {case.batch_size} on this device, so no "
         f"schedule can save more than {most:.0f} % of the time"

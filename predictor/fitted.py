@@ -15,11 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from predictor.corpus import CORPUS_READING, corpus_path, known_paths, load_rows
 from predictor.features import FEATURES, Case
-from predictor.physical import CHOSEN, ConstantHarm, Estimates, Intervals, Paths
+from predictor.physical import (
+    CHOSEN,
+    ConstantHarm,
+    Estimates,
+    Intervals,
+    Paths,
+    intervals_around,
+)
 from predictor.recipe import KnownRecipe, Recipe, known_recipes
 from stability_probe.errors import MissingError, RunError
 from stability_probe.folders import cache_home
@@ -60,12 +65,13 @@ class FittedPredictor:
         )
         return model.estimates(cases)
 
-    def intervals(self, told: Estimates) -> Intervals:
-        """Around estimates."""
-        widths = (self.time_saved_half_width, self.accuracy_delta_half_width)
-        centres = (told.time_saved_pct, told.accuracy_delta_pp)
-        ends = [np.stack([c - w, c + w], axis=1) for c, w in zip(centres, widths, strict=True)]
-        return Intervals(time_saved_pct=ends[0], accuracy_delta_pp=ends[1])
+    def intervals(self, told: Estimates, cases: Sequence[Case]) -> Intervals:
+        """Around the estimates of these cases."""
+        widths = {
+            "time_saved_pct": self.time_saved_half_width,
+            "accuracy_delta_pp": self.accuracy_delta_half_width,
+        }
+        return intervals_around(told, cases, widths)
 
 
 def fitted_predictor(corpus: Path | None = None) -> FittedPredictor:

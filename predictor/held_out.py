@@ -14,7 +14,7 @@ from sklearn.model_selection import LeaveOneGroupOut
 from predictor.candidates import Candidate
 from predictor.examples import Example, families
 from predictor.features import Case
-from predictor.physical import INTERVAL_LEVEL, Estimates, Intervals
+from predictor.physical import INTERVAL_LEVEL, Estimates, Intervals, intervals_around
 from stability_probe.errors import MissingError
 
 OUTCOMES = ("time_saved_pct", "accuracy_delta_pp")
@@ -88,11 +88,12 @@ def intervals(
 ) -> Intervals:
     """The conformal intervals of the cases at these positions, around their estimates."""
     told = refits.without(*([] if without is None else [without]))
-    ends = {}
-    for outcome, width in half_widths(refits, without, level).items():
-        centre = getattr(told, outcome)[np.array(cases, dtype=int)]
-        ends[outcome] = np.stack([centre - width, centre + width], axis=1)
-    return Intervals(**ends)
+    at = np.array(cases, dtype=int)
+    return intervals_around(
+        Estimates(**{name: values[at] for name, values in vars(told).items()}),
+        [refits.cases[i] for i in cases],
+        half_widths(refits, without, level),
+    )
 
 
 class _Lookup(RegressorMixin, BaseEstimator):  # type: ignore[misc]

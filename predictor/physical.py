@@ -5,7 +5,7 @@ A stored fit is made of this, so that a prediction imports neither scikit-learn 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -49,6 +49,27 @@ class Intervals:
 
     time_saved_pct: NDArray[np.float64]
     accuracy_delta_pp: NDArray[np.float64]
+
+
+def most_saved_pct(case: Case) -> float:
+    """Time that a run wholly at the fastest batch would save, percent: no sequence saves more."""
+    return metrics.saved_pct(1.0, metrics.headroom(case.curve, case.batch_size))
+
+
+def intervals_around(
+    told: Estimates, cases: Sequence[Case], half_widths: Mapping[str, float]
+) -> Intervals:
+    """Estimates ± the half width of each outcome, one a case; no time saved beyond what can be.
+
+    An outcome never lies beyond that bound, so cutting the interval there costs no coverage.
+    """
+    ends = {}
+    for outcome, width in half_widths.items():
+        centre = getattr(told, outcome)
+        ends[outcome] = np.stack([centre - width, centre + width], axis=1)
+    most = np.array([most_saved_pct(case) for case in cases])
+    ends["time_saved_pct"] = np.minimum(ends["time_saved_pct"], most[:, None])
+    return Intervals(**ends)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ def predict(c: Characterization, corpus: Path | None = None) -> Prediction:
         unlike = unlike or unlike_scale(case, fitted) or unlike_corpus(case, fitted)
     return decide(
         told,
-        fitted.intervals(told),
+        fitted.intervals(told, cases),
         unlike=unlike,
         no_skill=fitted.no_skill,
         hopeless=None if c.curve.busy else too_little_headroom(cases[0]),

@@ -56,7 +56,7 @@ def test_its_numbers_are_the_candidates(corpus: Path) -> None:
         np.testing.assert_array_equal(getattr(told, name), values)
     widths = half_widths(Refits(CANDIDATES[CHOSEN], examples))
     assert got.time_saved_half_width == widths["time_saved_pct"]
-    ends = got.intervals(told).accuracy_delta_pp
+    ends = got.intervals(told, cases).accuracy_delta_pp
     np.testing.assert_allclose(ends[:, 1] - ends[:, 0], 2 * widths["accuracy_delta_pp"])
     low, high = feature_range(cases)
     np.testing.assert_array_equal((got.feature_low, got.feature_high), (low, high))

@@ -6,11 +6,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from predictor.candidates import BASELINES, CANDIDATES
 from predictor.examples import Example, make_examples, usable
 from predictor.held_out import Refits, half_widths, intervals
-from predictor.physical import INTERVAL_LEVEL
+from predictor.physical import INTERVAL_LEVEL, most_saved_pct
 from tests.predictor_factories import FAMILIES, make_corpus, make_corpus_row
 
 
@@ -41,9 +43,33 @@ def test_intervals_are_conformal_with_a_family_as_the_fold(
     width = naive_half_width(known, level)
     assert half_widths(refits, without, level)["time_saved_pct"] == pytest.approx(width)
     told = CANDIDATES["logistic"].fit(known).estimates([examples[i].case for i in (0, 3, 5)])
-    expected = [(t - width, t + width) for t in told.time_saved_pct]
+    # Nobody saves more than a run wholly at the fastest batch.
+    speeds = [[p.samples_per_s for p in examples[i].case.curve.points] for i in (0, 3, 5)]
+    most = [100 - 100 * s[0] / max(s) for s in speeds]
+    expected = [
+        (t - width, min(t + width, m)) for t, m in zip(told.time_saved_pct, most, strict=True)
+    ]
+    assert any(high == m for (_, high), m in zip(expected, most, strict=True))
     got = intervals(refits, [0, 3, 5], without, level).time_saved_pct
     np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+@given(
+    speeds=st.lists(st.floats(1, 1000), min_size=2, max_size=5),
+    path=st.lists(st.sampled_from([16, 24, 64, 200, 256]), min_size=1, max_size=9),
+)
+def test_no_batch_sequence_saves_more_than_an_interval_allows(
+    speeds: list[float], path: list[int]
+) -> None:
+    sizes = [16 * 2**i for i in range(len(speeds))]
+    row = make_corpus_row(
+        curve_batch_sizes=tuple(sizes),
+        curve_samples_per_s=tuple(speeds),
+        fixed_batch_sizes=(16,) * len(path),
+        adaptive_batch_sizes=tuple(path),
+    )
+    (example,) = make_examples([row])
+    assert example.time_saved_pct <= most_saved_pct(example.case) + 1e-9
 
 
 def test_a_family_held_out_moves_none_of_its_own_ends(examples: list[Example]) -> None:
@@ -65,7 +91,8 @@ def test_a_family_held_out_moves_none_of_its_own_ends(examples: list[Example]) -
 def test_too_few_rows_have_no_bound() -> None:
     rows = [make_corpus_row(family=f, seed=s) for f in "ab" for s in range(4)]
     got = intervals(Refits(BASELINES["majority"], make_examples(rows)), [0])
-    assert (got.time_saved_pct == [[-np.inf, np.inf]]).all()
+    assert got.time_saved_pct[0, 0] == -np.inf
+    assert (got.accuracy_delta_pp == [[-np.inf, np.inf]]).all()
     one_family = [make_corpus_row(family="a", seed=s) for s in range(20)]
     got = intervals(Refits(BASELINES["majority"], make_examples(one_family)), [0])
     assert (got.accuracy_delta_pp == [[-np.inf, np.inf]]).all()
