@@ -255,7 +255,10 @@ def load_corpus(path: Path | None = None) -> list[CorpusRow]:
     names = [f.name for f in dataclasses.fields(CorpusRow)]
     try:
         reader = csv.DictReader(io.StringIO(text), strict=True)
-        differing = sorted(set(names) ^ set(reader.fieldnames or ()))
+        columns = set(reader.fieldnames or ())
+        if columns.isdisjoint(names):
+            raise MissingError(f"{path} is no corpus; use a file that probe corpus build wrote")
+        differing = sorted(columns.symmetric_difference(names))
         if differing:
             raise MissingError(
                 f"{path} is not a corpus of this version: it differs in the column {differing[0]}; "

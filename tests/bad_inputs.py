@@ -9,6 +9,8 @@ import json
 import struct
 from pathlib import Path
 
+from predictor.corpus import format_corpus
+
 MINE = """
 import numpy as np
 import torch
@@ -161,8 +163,9 @@ def stored(folder: Path) -> None:
     for name, text in {
         "c_empty.csv": "",
         "c_text.csv": "hello\nworld\n",
-        "c_nul.csv": "model,data\na\0b,c\n",
-        "c_quote.csv": 'model,data\n"a,b\n',
+        "c_other.csv": "model,data\na,b\n",
+        "c_nul.csv": format_corpus([]) + "a\0b,c\n",
+        "c_quote.csv": format_corpus([]) + '"a,b\n',
     }.items():
         (folder / name).write_text(text)
     runs = folder / "runs"
