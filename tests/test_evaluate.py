@@ -68,6 +68,24 @@ def evaluation(rows: list[CorpusRow]) -> Evaluation:
         return evaluate(rows)
 
 
+def test_a_run_that_diverged_is_scored_as_harm_and_described_nowhere_else(
+    rows: list[CorpusRow], evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CANDIDATES", FEW)
+    monkeypatch.setattr(module, "BASELINES", {"majority": BASELINES["majority"]})
+    monkeypatch.setattr(module, "CONTRASTS", ())
+    monkeypatch.setattr(module, "CHOSEN", "headroom")
+    monkeypatch.setattr(stability_scores, "DRAWS", 10)
+    lost = dataclasses.replace(usable(rows)[0], seed=99, adaptive_status="diverged")
+    told = evaluate([*rows, lost])
+    assert (evaluation.num_diverged, told.num_diverged) == (0, 1)
+    assert told.num_rows == evaluation.num_rows + 1
+    harms = [e.class_counts.get("harms", 0) for e in (evaluation, told)]
+    assert harms[1] == harms[0] + 1
+    assert told.models == evaluation.models
+    assert told.arms == evaluation.arms
+
+
 def naive_held_out(candidate: Candidate, examples: list[Example]) -> Estimates:
     told = [
         candidate.fit([o for o in examples if o.family != e.family]).estimates([e.case])

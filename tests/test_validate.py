@@ -205,3 +205,14 @@ def test_a_run_that_diverged_is_a_run_error(
     with pytest.raises(RunError, match=r"diverged after 4 epochs; use a smaller --lr") as caught:
         validate(CONFIG, seeds=(0, 1), store=Store(tmp_path))
     assert f"-{which[0]}-s1-" in str(caught.value)
+
+
+def test_without_an_interval_a_verdict_alone_is_judged() -> None:
+    without = {"time_saved_interval_pct": None, "accuracy_delta_interval_pp": None}
+    outcome = [make_comparison(50.0, 0.5)]
+    silent = judge(CONFIG, (0,), make_prediction(verdict="abstain", **without), outcome)
+    assert (silent.inside_interval, silent.class_correct) == (None, None)
+    assert not validation_failed(silent)
+    kept = judge(CONFIG, (0,), make_prediction(verdict="keep_fixed", **without), outcome)
+    assert (kept.inside_interval, kept.class_correct) == (None, False)
+    assert validation_failed(kept)
