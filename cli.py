@@ -514,7 +514,7 @@ def build(**options: Any) -> None:
     A row pairs each run with the fixed one of the same model, data and seed.
     """
     from predictor.build import build_rows
-    from predictor.corpus import format_corpus, load_corpus, not_among
+    from predictor.corpus import format_corpus, load_with
     from stability_probe.store import write_text
     from stability_probe.sweep import load_sweep
     from stability_probe.terminal import print_result
@@ -526,8 +526,7 @@ def build(**options: Any) -> None:
     if not rows:
         raise UsageError(f"no finished pair of this sweep in {options['output']}; run probe sweep")
     path = Path(options["rows"])
-    before = load_corpus(path) if path.exists() else []
-    together = [*not_among(rows, before), *rows]
+    together = load_with(path, rows)
     write_text(path, format_corpus(together))
     print_result(
         options["json"],
@@ -576,16 +575,15 @@ def add(**options: Any) -> None:
     Each is paired with the fixed run that is the same in all else.
     """
     from predictor.build import own_rows
-    from predictor.corpus import format_corpus, load_corpus, not_among, own_corpus_path
+    from predictor.corpus import format_corpus, load_with, own_corpus_path
     from predictor.examples import usable
     from stability_probe.store import write_text
     from stability_probe.terminal import print_result
 
     added = own_rows(options["run_ids"], Path(options["output"]))
     path = own_corpus_path()
-    before = load_corpus(path) if path.exists() else []
-    # A run that is added again replaces its row.
-    rows = [*not_among(added, before), *added]
+    rows = load_with(path, added)
+    counted = len(usable(rows))
     busy = any(row.curve_busy for row in added)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, format_corpus(rows))
@@ -595,12 +593,12 @@ def add(**options: Any) -> None:
             "schema_version": 1,
             "added": len(added),
             "rows": len(rows),
-            "counted": len(usable(rows)),
+            "counted": counted,
             "file": str(path),
         },
         lambda: (
             f"{len(added)} added, {len(rows)} rows in {path}; predictions count the "
-            f"{len(usable(rows))} of DEBA as the corpus reads it"
+            f"{counted} of DEBA as the corpus reads it"
             + (", and none whose throughput a busy machine measured" if busy else "")
         ),
     )

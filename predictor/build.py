@@ -39,22 +39,22 @@ def build_rows(runs: Sequence[SweepRun], root: Path) -> tuple[list[CorpusRow], l
         fixed, adaptive = (read_result(root / c.run_id()) for c in configs)
         if fixed is None or adaptive is None or not fixed.epochs or not adaptive.epochs:
             continue
-        if same_machine(fixed, adaptive) and _is_of(curve, fixed):
+        if same_machine(fixed, adaptive) and _made_on(fixed, curve.device_name):
             rows.append(_make_row(run.arm, run.config, fixed, adaptive, curve))
         else:
             apart.append(adaptive.run_id)
     return rows, apart
 
 
-def _is_of(curve: ThroughputCurve, run: RunResult) -> bool:
-    """Whether a curve is of a run's machine; one stored by an earlier version names none."""
-    return curve.device_name in ("", run.environment.get("device_name", ""))
+def _made_on(run: RunResult, device: str) -> bool:
+    """Whether a run is of the device that a curve names; one of an earlier version names none."""
+    return device in ("", run.environment.get("device_name", ""))
 
 
 def without_known(runs: Sequence[SweepRun], rows: Iterable[CorpusRow]) -> list[SweepRun]:
     """The runs that comparisons still need which the rows do not hold, in whatever memory format
     their machine chose."""
-    known = {(row.fixed_run_id, row.adaptive_run_id) for row in rows}
+    known = {row.pair_id for row in rows}
     compared = [run for run in runs if run.config != run.baseline]
     missing = [run for run in compared if not known & _pair_ids(run)]
     beside = {run.baseline.run_id() for run in compared}
@@ -103,20 +103,18 @@ def _curve_beside(fixed: RunResult, baseline: RunConfig, root: Path) -> Throughp
     """The throughput curve of the machine that a run was made on."""
     config = with_memory_format(baseline, fixed.memory_format)
     path = curve_path(root, config)
-    there = fixed.environment.get("device_name", "")
     if not path.exists():
-        _require_device(fixed, there, device_name(resolve_device(config.device)))
+        _require_made_on(fixed, device_name(resolve_device(config.device)))
     curve = measure_curves([config], root)[path]
-    if not _is_of(curve, fixed):
-        _require_device(fixed, there, curve.device_name)
+    _require_made_on(fixed, curve.device_name)
     return curve
 
 
-def _require_device(run: RunResult, there: str, here: str) -> None:
-    if there != here:
+def _require_made_on(run: RunResult, device: str) -> None:
+    if not _made_on(run, device):
         raise UsageError(
-            f"{run.run_id} was made on {there}, and the throughput curve would be that of {here}; "
-            "use probe corpus add on the machine of the run"
+            f"{run.run_id} was made on {run.environment.get('device_name')}, and the throughput "
+            f"curve would be that of {device}; use probe corpus add on the machine of the run"
         )
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -105,6 +105,11 @@ class CorpusRow:
     torch: str
     fixed_run_id: str
     adaptive_run_id: str
+
+    @property
+    def pair_id(self) -> tuple[str, str]:
+        """The ids of the two runs, which say what a row compares."""
+        return self.fixed_run_id, self.adaptive_run_id
 
     @property
     def curve(self) -> ThroughputCurve:
@@ -285,14 +290,19 @@ def load_rows(paths: Iterable[Path]) -> list[CorpusRow]:
     return rows
 
 
+def load_with(path: Path, added: Sequence[CorpusRow]) -> list[CorpusRow]:
+    """The rows of a file, where there is one, and these, which replace what they compare again.
+
+    Raises as `load_corpus`.
+    """
+    before = load_corpus(path) if path.exists() else []
+    return [*not_among(added, before), *added]
+
+
 def not_among(known: Iterable[CorpusRow], rows: Iterable[CorpusRow]) -> list[CorpusRow]:
     """The rows that compare what none of `known` does."""
-    compared = {_pair_id(row) for row in known}
-    return [row for row in rows if _pair_id(row) not in compared]
-
-
-def _pair_id(row: CorpusRow) -> tuple[str, str]:
-    return row.fixed_run_id, row.adaptive_run_id
+    compared = {row.pair_id for row in known}
+    return [row for row in rows if row.pair_id not in compared]
 
 
 def format_corpus(rows: Iterable[CorpusRow]) -> str:

@@ -25,10 +25,9 @@ def judge(
     measured_class = metrics.benefit_class(time_saved.mean, delta.mean)
     told = (prediction.time_saved_interval_pct, prediction.accuracy_delta_interval_pp)
     inside = [
-        low <= measured.mean <= high
+        ends[0] <= measured.mean <= ends[1]
         for measured, ends in zip((time_saved, delta), told, strict=True)
         if ends is not None
-        for low, high in [ends]
     ]
     expected = _CLASS_OF.get(prediction.verdict)
     return Validation(
