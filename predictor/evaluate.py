@@ -28,7 +28,7 @@ from predictor.outcomes import Arm, ModelOutcome, compare_arms, model_outcomes, 
 from predictor.physical import CHOSEN, INTERVAL_LEVEL, Estimates, Intervals
 from predictor.scores import HeldOutCase, Score
 from predictor.stability_scores import ScoreFormula, compare_formulas
-from predictor.variance import Shares, variance_shares
+from predictor.variance import SeedFloor, Shares, seed_floor, variance_shares
 from stability_probe.errors import MissingError
 from stability_probe.progress import Progress, Quiet
 
@@ -98,6 +98,7 @@ class Evaluation:
     selections: Mapping[str, str]
     """The candidate that the other families would pick, by the family held out."""
     scores: tuple[CandidateScores, ...]
+    floor: SeedFloor
     contrasts: tuple[SkillContrast, ...]
     arms: tuple[Arm, ...]
     models: tuple[ModelOutcome, ...]
@@ -160,6 +161,7 @@ def evaluate(rows: Sequence[CorpusRow], progress: Progress | None = None) -> Eva
         chosen=CHOSEN,
         selections=picks,
         scores=tuple(scores),
+        floor=seed_floor(kept, drawn),
         contrasts=tuple(_contrast(*c, told, examples, drawn) for c in CONTRASTS),
         arms=compare_arms(rows),
         models=model_outcomes(trained),

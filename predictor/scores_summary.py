@@ -19,6 +19,7 @@ from stability_probe.records import MeanStd
 from stability_probe.run_summary import SCHEMA_VERSION
 
 _SHOWN_WINDOW = 4
+_FLOOR = "least possible †"
 
 
 def evaluation_json(e: Evaluation) -> dict[str, Any]:
@@ -35,7 +36,11 @@ def evaluation_tables(e: Evaluation) -> Group:
         f"{e.num_rows} rows, {e.num_models} models, {e.num_families} families: {counts}\n"
         "families held out; [ ] 90 % bootstrap interval over families"
     )
-    chosen = f"* what probe predicts with; by the score on the other families {_picks(e)}"
+    chosen = (
+        f"* what probe predicts with; by the score on the other families {_picks(e)}\n"
+        "† of a prediction that is the same for all seeds of a model and data set, since\n"
+        "seeds differ by twice as much"
+    )
     parts: list[RenderableType] = [
         Text(head),
         _verdict_table(e),
@@ -131,7 +136,8 @@ def _is_table(part: RenderableType) -> bool:
 
 
 def _verdict_table(e: Evaluation) -> Table:
-    rows = ((_name(s, e), _interval(s.brier, 3), _interval(s.log_loss), *_two(s)) for s in e.scores)
+    rows = [(_name(s, e), _interval(s.brier, 3), _interval(s.log_loss), *_two(s)) for s in e.scores]
+    rows.append((_FLOOR, _interval(e.floor.brier, 3), "", "", ""))
     return _table(("benefit", "Brier", "log loss", "balanced %", "abstained %"), rows)
 
 
@@ -140,7 +146,7 @@ def _two(s: CandidateScores) -> tuple[str, str]:
 
 
 def _outcome_table(e: Evaluation) -> Table:
-    rows = (
+    rows = [
         (
             _name(s, e),
             _interval(s.time_saved_mae, 1),
@@ -149,7 +155,9 @@ def _outcome_table(e: Evaluation) -> Table:
             _coverage(s.accuracy_delta_coverage, s.accuracy_delta_width, 1),
         )
         for s in e.scores
-    )
+    ]
+    least = (_interval(s, 1) for s in (e.floor.time_saved_mae, e.floor.accuracy_delta_mae))
+    rows.append((_FLOOR, next(least), "", next(least), ""))
     return _table(("error", "time, points", "covered", "accuracy", "covered"), rows)
 
 

@@ -1,15 +1,19 @@
-"""Where the variance of an outcome lies: between architectures, data sets, or only seeds."""
+"""Where the variance of an outcome lies: between architectures, data sets, or only seeds; and the
+least error that the last leaves to any prediction."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.corpus import CorpusRow
+from predictor import bootstrap
+from predictor.corpus import CONFIG_COLUMNS, CorpusRow
+from predictor.examples import Example, make_examples
+from predictor.scores import Score
 
 OUTCOMES = {"time_saved_pct": "curve_saved_pct", "accuracy_delta_pp": "accuracy_delta_pp"}
 """Column of a row by outcome: time by the curve, since neighbours are no component of it."""
@@ -32,6 +36,20 @@ class Shares:
     num_seeds: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class SeedFloor:
+    """The least error of any prediction that is the same for all seeds of a model and data set.
+
+    It is half of how much two seeds differ, in the mean. For the Brier score that is what the true
+    probability would get: two seeds whose benefit has probability p differ with 2 p (1 − p). For
+    absolute errors it is a bound, since |a − b| ≤ |a − m| + |b − m| whatever m is told.
+    """
+
+    brier: Score | None
+    time_saved_mae: Score | None
+    accuracy_delta_mae: Score | None
+
+
 def variance_shares(rows: Sequence[CorpusRow]) -> dict[str, Shares]:
     """By outcome. Empty unless two models have two seeds on the same data.
 
@@ -49,6 +67,39 @@ def variance_shares(rows: Sequence[CorpusRow]) -> dict[str, Shares]:
         )
         for name, column in OUTCOMES.items()
     }
+
+
+def seed_floor(rows: Sequence[CorpusRow], drawn: NDArray[np.float64]) -> SeedFloor:
+    """What seeds leave to be told, over rows that have another seed of the same beside them.
+
+    `drawn` are the weights of the rows, as `bootstrap.weights` gives them.
+    """
+    examples = make_examples(rows)
+    cells: dict[tuple[object, ...], list[Example]] = {}
+    keys = [_all_but_seed(row) for row in rows]
+    for key, example in zip(keys, examples, strict=True):
+        cells.setdefault(key, []).append(example)
+
+    def least(difference: Callable[[Example, Example], float]) -> Score | None:
+        """Half the mean difference of each row to the others of its cell."""
+        halves = [
+            sum(difference(one, other) for other in cells[key]) / (2 * (len(cells[key]) - 1))
+            if len(cells[key]) > 1
+            else np.nan
+            for key, one in zip(keys, examples, strict=True)
+        ]
+        return bootstrap.mean_score(np.array(halves), drawn)
+
+    return SeedFloor(
+        brier=least(lambda a, b: float(a.benefits != b.benefits)),
+        time_saved_mae=least(lambda a, b: abs(a.time_saved_pct - b.time_saved_pct)),
+        accuracy_delta_mae=least(lambda a, b: abs(a.accuracy_delta_pp - b.accuracy_delta_pp)),
+    )
+
+
+def _all_but_seed(row: CorpusRow) -> tuple[object, ...]:
+    names = (*CONFIG_COLUMNS, "num_train", "num_test", "max_batch_size", "device_name")
+    return tuple(getattr(row, name) for name in names if name != "seed")
 
 
 def components(values: NDArray[np.float64]) -> Shares:

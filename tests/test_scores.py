@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from predictor import bootstrap
 from predictor.candidates import BASELINES, CANDIDATES
 from predictor.corpus import load_corpus
 from predictor.evaluate import brier
 from predictor.examples import make_examples, usable
 from predictor.held_out import Refits
 from predictor.outcomes import compare_arms
-from predictor.variance import variance_shares
+from predictor.variance import seed_floor, variance_shares
 from stability_probe.plain import to_plain
 
 STORED = json.loads((Path(__file__).parents[1] / "data" / "scores.json").read_text())
@@ -49,4 +50,8 @@ def test_what_the_rows_say_of_arms_and_variance_is_as_stored() -> None:
     assert set(STORED["shares"]) == set(shares)
     for outcome, stored in STORED["shares"].items():
         assert stored == pytest.approx(shares[outcome])
+    kept = usable(rows)
+    floor = to_plain(seed_floor(kept, bootstrap.weights([r.family for r in kept])))
+    for name, score in floor.items():
+        assert STORED["floor"][name] == pytest.approx(score)
     assert STORED["num_rows"] == len(usable(rows))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from predictor import stability_scores
+from predictor import bootstrap, stability_scores
 from predictor.corpus import CorpusRow
 from predictor.outcomes import model_outcomes, rank_by_headroom
 from predictor.stability_scores import FORMULAS, WINDOWS, compare_formulas
-from predictor.variance import components, variance_shares
+from predictor.variance import components, seed_floor, variance_shares
 from tests.predictor_factories import make_corpus_row, make_profile, outcome
 
 
@@ -102,6 +105,67 @@ def test_other_recipes_are_no_seeds() -> None:
 @pytest.mark.parametrize("rows", [[], make_rows()[:3], [make_corpus_row()] * 4])
 def test_too_small_a_corpus_has_no_shares(rows: list[CorpusRow]) -> None:
     assert variance_shares(rows) == {}
+
+
+def floor_of(rows: list[CorpusRow]) -> list[float | None]:
+    got = seed_floor(rows, bootstrap.weights([r.family for r in rows], draws=10))
+    scores = (got.brier, got.time_saved_mae, got.accuracy_delta_mae)
+    return [None if s is None else s.value for s in scores]
+
+
+def test_the_floor_by_hand() -> None:
+    """Two seeds that benefit and one that harms; a model of one seed says nothing of seeds."""
+    rows = [
+        make_corpus_row(seed=seed, **outcome(saved, delta))
+        for seed, (saved, delta) in enumerate([(20.0, 1.0), (40.0, 0.0), (30.0, -2.0)])
+    ]
+    alone = make_corpus_row(family="other", model="other", **outcome(90.0, 9.0))
+    expected = [2 / 3 / 2, (20 + 10 + 10) / 3 / 2, (1 + 3 + 2) / 3 / 2]
+    assert floor_of(rows) == pytest.approx(expected, abs=1e-4)
+    assert floor_of([*rows, alone]) == floor_of(rows)
+    assert floor_of([alone]) == [None, None, None]
+
+
+@pytest.mark.parametrize("changed", [{"lr": 0.1}, {"lr_schedule": "cosine"}, {"data": "crops"}])
+def test_rows_of_another_recipe_or_data_are_no_seeds(changed: dict[str, Any]) -> None:
+    one = make_corpus_row(seed=0, **outcome(20.0, 1.0))
+    other = dataclasses.replace(make_corpus_row(seed=1, **outcome(40.0, -3.0)), **changed)
+    assert floor_of([one, other]) == [None, None, None]
+
+
+outcomes = st.tuples(st.floats(-50, 70), st.floats(-9, 9))
+
+
+@given(seeds=st.lists(outcomes, min_size=2, max_size=5), told=outcomes)
+def test_nothing_told_of_all_seeds_errs_less_than_the_floor(
+    seeds: list[tuple[float, float]], told: tuple[float, float]
+) -> None:
+    rows = [make_corpus_row(seed=i, **outcome(*seed)) for i, seed in enumerate(seeds)]
+    _, time, accuracy = floor_of(rows)
+    assert time is not None
+    assert accuracy is not None
+    assert np.mean([abs(r.curve_saved_pct - told[0]) for r in rows]) >= time - 1e-9
+    assert np.mean([abs(r.accuracy_delta_pp - told[1]) for r in rows]) >= accuracy - 1e-9
+
+
+def test_the_brier_floor_is_what_the_true_probabilities_score() -> None:
+    rng = np.random.default_rng(0)
+    rows, losses = [], []
+    for index in range(1500):
+        p = rng.uniform()
+        for seed in range(3):
+            benefits = rng.uniform() < p
+            losses.append((p - benefits) ** 2)
+            rows.append(
+                make_corpus_row(
+                    family=f"f{index}",
+                    model=f"m{index}",
+                    seed=seed,
+                    **outcome(40.0, 0.0 if benefits else -2.0),
+                )
+            )
+    assert floor_of(rows)[0] == pytest.approx(np.mean(losses), rel=0.06)
+    assert np.mean(losses) == pytest.approx(1 / 6, rel=0.1)
 
 
 NORMS = (1.0, 0.5, 0.6, 0.4)
