@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from predictor import report_figures as figures
+from predictor.corpus import CORPUS_READING
 from predictor.examples import is_corpus_reading
 from predictor.judge import judge
 from predictor.page import Download, Fact, Gain, Part, Section, Verdict
@@ -169,7 +170,8 @@ def _notes(run: RunResult, probed: Probed | None) -> tuple[str, ...]:
     if probed and run.config["scheduler"] != "fixed" and not _spoken_of(run):
         notes.append(
             f"The stored prediction ({probed.prediction.time_saved_pct:+.0f} % time saved) speaks "
-            "of DEBA read mildly, not of this schedule, and is not held against it."
+            f"of DEBA in its reading {CORPUS_READING['reading']}, not of this schedule, and is not "
+            "held against it."
         )
     return tuple(notes)
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 import cli
 from predictor.build import own_rows, without_known
-from predictor.corpus import CorpusRow, format_corpus, load_corpus
+from predictor.corpus import CORPUS_READING, CorpusRow, format_corpus, load_corpus
 from stability_probe.config import with_memory_format
 from stability_probe.errors import UsageError
 from stability_probe.plain import to_plain
@@ -22,7 +22,7 @@ from stability_probe.sweep import SweepRun, curve_path, load_sweep
 from tests.predictor_factories import CURVE, make_corpus_row
 from tests.report_factories import keep_run, make_pair
 
-SWEEP = """
+SWEEP = f"""
 [base]
 model = "resnet10t"
 epochs = 6
@@ -33,8 +33,8 @@ channels_last = "off"
 seed = [0, 1]
 
 [schedules]
-fixed = {scheduler = "fixed"}
-deba = {scheduler = "deba", scheduler_args = {reading = "mild"}}
+fixed = {{scheduler = "fixed"}}
+deba = {{scheduler = "deba", scheduler_args = {{reading = "{CORPUS_READING["reading"]}"}}}}
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from predictor.candidates import (
     Physical,
     columns_of,
 )
-from predictor.corpus import CorpusRow
+from predictor.corpus import CORPUS_READING, CorpusRow
 from predictor.estimator import Predictor
 from predictor.examples import (
     Example,
@@ -72,7 +73,7 @@ def test_rows_of_a_busy_curve_without_a_fixed_run_or_of_other_schedules_are_left
         make_corpus_row(seed=2, fixed_status="diverged"),
         make_corpus_row(seed=3, scheduler="timed", scheduler_args="{}"),
         make_corpus_row(seed=4, scheduler_args='{"reading": "strict"}'),
-        make_corpus_row(seed=5, scheduler_args='{"reading": "mild", "window": 5}'),
+        make_corpus_row(seed=5, scheduler_args=json.dumps(CORPUS_READING | {"window": 5})),
     ]
     assert usable([*others, kept]) == [kept]
     assert not is_deba(make_corpus_row(scheduler_args='{"reading": "literal"}'))

@@ -25,7 +25,7 @@ from click.testing import CliRunner
 from rich.console import Console, RenderableType
 
 import cli
-from predictor.corpus import load_corpus
+from predictor.corpus import CORPUS_READING, load_corpus
 from predictor.evaluate import Evaluation
 from predictor.scores_summary import evaluation_tables
 from stability_probe import executors, study
@@ -226,7 +226,7 @@ def test_a_command_that_measures_runs_in_small(
     assert "tiny" in done.stdout
 
 
-TINY_SWEEP = """
+TINY_SWEEP = f"""
 [base]
 model = "tests.tiny:net"
 data = "tests.tiny:blobs"
@@ -238,8 +238,8 @@ max_batch_size = 32
 [grid]
 seed = [0, 1]
 [schedules]
-fixed = {scheduler = "fixed"}
-deba = {scheduler = "deba", scheduler_args = {reading = "mild"}}
+fixed = {{scheduler = "fixed"}}
+deba = {{scheduler = "deba", scheduler_args = {{reading = "{CORPUS_READING["reading"]}"}}}}
 """
 
 

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from cli import probe
 from predictor import predict, summary
+from predictor.corpus import CORPUS_READING
 from predictor.judge import judge
 from predictor.report import make_report, render, write_report
 from stability_probe import store
@@ -171,7 +172,7 @@ def test_a_run_stands_beside_its_fixed_run(root: Path, names: dict[str, str]) ->
 def test_a_prediction_is_not_held_against_another_schedule(root: Path, tmp_path: Path) -> None:
     _, timed = make_pair(seed=0, scheduler="timed", scheduler_args={})
     page = Page(render(make_report([timed], root)))
-    assert "speaks of DEBA read mildly" in page.words
+    assert f"speaks of DEBA in its reading {CORPUS_READING['reading']}" in page.words
     assert "Predicted beside measured" not in page.words
 
 

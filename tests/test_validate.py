@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from predictor import validate as module
+from predictor.corpus import CORPUS_READING
 from predictor.summary import validation_failed
 from predictor.validate import judge, validate
 from stability_probe.config import RunConfig
@@ -176,7 +177,7 @@ def test_runs_are_paired_by_seed_and_differ_in_the_schedule_only(
     for seed in (3, 7):
         fixed, adaptive = by_name["fixed", seed], by_name["deba", seed]
         # The reading of DEBA that the corpus was measured with, whatever the default is.
-        assert adaptive.scheduler_args == {"reading": "mild"}
+        assert adaptive.scheduler_args == CORPUS_READING
         assert dataclasses.replace(adaptive, scheduler="fixed", scheduler_args={}) == fixed
         assert fixed == dataclasses.replace(CONFIG, seed=seed, channels_last="off")
 
