@@ -28,7 +28,14 @@ from predictor.outcomes import Arm, ModelOutcome, compare_arms, model_outcomes, 
 from predictor.physical import CHOSEN, INTERVAL_LEVEL, Estimates, Intervals
 from predictor.scores import HeldOutCase, Score
 from predictor.stability_scores import ScoreFormula, compare_formulas
-from predictor.variance import SeedFloor, Shares, seed_floor, variance_shares
+from predictor.variance import (
+    HarmShares,
+    SeedFloor,
+    Shares,
+    harm_shares,
+    seed_floor,
+    variance_shares,
+)
 from stability_probe.errors import MissingError
 from stability_probe.progress import Progress, Quiet
 
@@ -99,6 +106,7 @@ class Evaluation:
     """The candidate that the other families would pick, by the family held out."""
     scores: tuple[CandidateScores, ...]
     floor: SeedFloor
+    harm: HarmShares
     contrasts: tuple[SkillContrast, ...]
     arms: tuple[Arm, ...]
     models: tuple[ModelOutcome, ...]
@@ -162,6 +170,7 @@ def evaluate(rows: Sequence[CorpusRow], progress: Progress | None = None) -> Eva
         selections=picks,
         scores=tuple(scores),
         floor=seed_floor(kept, drawn),
+        harm=harm_shares(kept, drawn),
         contrasts=tuple(_contrast(*c, told, examples, drawn) for c in CONTRASTS),
         arms=compare_arms(rows),
         models=model_outcomes(trained),

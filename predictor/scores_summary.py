@@ -14,6 +14,7 @@ from predictor.evaluate import CandidateScores, Evaluation
 from predictor.refit import Refit
 from predictor.scores import Score
 from predictor.stability_scores import WINDOWS, ScoreFormula
+from stability_probe import metrics
 from stability_probe.plain import to_plain
 from stability_probe.records import MeanStd
 from stability_probe.run_summary import SCHEMA_VERSION
@@ -58,6 +59,7 @@ def evaluation_tables(e: Evaluation) -> Group:
             "dim",
         ),
     ]
+    parts.append(_harm_table(e))
     if e.shares:
         parts.append(_share_table(e))
         first = next(iter(e.shares.values()))
@@ -200,6 +202,16 @@ def _model_table(e: Evaluation) -> Table:
     )
     columns = ("DEBA", "runs", "headroom", "stability", "saved %", "points", "benefit")
     return _table(columns, rows)
+
+
+def _harm_table(e: Evaluation) -> Table:
+    rows = (
+        ("DEBA beside the fixed run of its seed", e.harm.deba),
+        ("a fixed run beside that of another seed", e.harm.another_seed),
+        ("a fixed run's last epoch beside the one before", e.harm.one_epoch),
+    )
+    lost = f"more than {metrics.MAX_ACCURACY_LOSS_PP:g} points lost"
+    return _table((lost, "share"), ((name, _interval(share)) for name, share in rows))
 
 
 def _share_table(e: Evaluation) -> Table:

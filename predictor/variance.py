@@ -1,5 +1,5 @@
-"""Where the variance of an outcome lies: between architectures, data sets, or only seeds; and the
-least error that the last leaves to any prediction."""
+"""Where the variance of an outcome lies: between architectures, data sets, or only seeds; and what
+seeds alone do: the least error that they leave to any prediction, the harm that is luck."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from predictor import bootstrap
 from predictor.corpus import CONFIG_COLUMNS, CorpusRow
 from predictor.examples import Example, make_examples
 from predictor.scores import Score
+from stability_probe import metrics
 
 OUTCOMES = {"time_saved_pct": "curve_saved_pct", "accuracy_delta_pp": "accuracy_delta_pp"}
 """Column of a row by outcome: time by the curve, since neighbours are no component of it."""
@@ -50,6 +51,18 @@ class SeedFloor:
     accuracy_delta_mae: Score | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class HarmShares:
+    """How often accuracy is lost beyond what a benefit may cost: by DEBA, and by luck alone."""
+
+    deba: Score | None
+    """Beside the fixed run of the same seed."""
+    another_seed: Score | None
+    """A fixed run beside that of another seed."""
+    one_epoch: Score | None
+    """A fixed run's last epoch beside the one before."""
+
+
 def variance_shares(rows: Sequence[CorpusRow]) -> dict[str, Shares]:
     """By outcome. Empty unless two models have two seeds on the same data.
 
@@ -75,25 +88,52 @@ def seed_floor(rows: Sequence[CorpusRow], drawn: NDArray[np.float64]) -> SeedFlo
     `drawn` are the weights of the rows, as `bootstrap.weights` gives them.
     """
     examples = make_examples(rows)
-    cells: dict[tuple[object, ...], list[Example]] = {}
-    keys = [_all_but_seed(row) for row in rows]
-    for key, example in zip(keys, examples, strict=True):
-        cells.setdefault(key, []).append(example)
 
     def least(difference: Callable[[Example, Example], float]) -> Score | None:
-        """Half the mean difference of each row to the others of its cell."""
-        halves = [
-            sum(difference(one, other) for other in cells[key]) / (2 * (len(cells[key]) - 1))
-            if len(cells[key]) > 1
-            else np.nan
-            for key, one in zip(keys, examples, strict=True)
-        ]
-        return bootstrap.mean_score(np.array(halves), drawn)
+        differences = _to_other_seeds(
+            rows, lambda one, other: difference(examples[one], examples[other])
+        )
+        return bootstrap.mean_score(differences / 2, drawn)
 
     return SeedFloor(
         brier=least(lambda a, b: float(a.benefits != b.benefits)),
         time_saved_mae=least(lambda a, b: abs(a.time_saved_pct - b.time_saved_pct)),
         accuracy_delta_mae=least(lambda a, b: abs(a.accuracy_delta_pp - b.accuracy_delta_pp)),
+    )
+
+
+def harm_shares(rows: Sequence[CorpusRow], drawn: NDArray[np.float64]) -> HarmShares:
+    """Of DEBA and of luck, for rows whose fixed runs have finished; `drawn` as in `seed_floor`."""
+
+    def loses(accuracy: float, against: float) -> bool:
+        return metrics.loses_accuracy(metrics.accuracy_delta_pp(accuracy, against))
+
+    ends = [row.fixed_accuracies for row in rows]
+    by_seed = _to_other_seeds(rows, lambda one, other: loses(ends[one][-1], ends[other][-1]))
+    by_epoch = [loses(end[-1], end[-2]) if len(end) > 1 else np.nan for end in ends]
+    by_deba = [metrics.loses_accuracy(row.accuracy_delta_pp) for row in rows]
+    return HarmShares(
+        deba=bootstrap.mean_score(np.array(by_deba, float), drawn),
+        another_seed=bootstrap.mean_score(by_seed, drawn),
+        one_epoch=bootstrap.mean_score(np.array(by_epoch, float), drawn),
+    )
+
+
+def _to_other_seeds(
+    rows: Sequence[CorpusRow], difference: Callable[[int, int], float]
+) -> NDArray[np.float64]:
+    """The mean difference of each row to those that differ from it in the seed alone, by their
+    positions; nan where there are none. Shape [num_rows]."""
+    cells: dict[tuple[object, ...], list[int]] = {}
+    keys = [_all_but_seed(row) for row in rows]
+    for at, key in enumerate(keys):
+        cells.setdefault(key, []).append(at)
+    others = [[other for other in cells[key] if other != at] for at, key in enumerate(keys)]
+    return np.array(
+        [
+            np.mean([difference(at, other) for other in beside]) if beside else np.nan
+            for at, beside in enumerate(others)
+        ]
     )
 
 

@@ -15,7 +15,7 @@ from predictor.evaluate import brier
 from predictor.examples import make_examples, usable
 from predictor.held_out import Refits
 from predictor.outcomes import compare_arms
-from predictor.variance import seed_floor, variance_shares
+from predictor.variance import harm_shares, seed_floor, variance_shares
 from stability_probe.plain import to_plain
 
 STORED = json.loads((Path(__file__).parents[1] / "data" / "scores.json").read_text())
@@ -51,7 +51,8 @@ def test_what_the_rows_say_of_arms_and_variance_is_as_stored() -> None:
     for outcome, stored in STORED["shares"].items():
         assert stored == pytest.approx(shares[outcome])
     kept = usable(rows)
-    floor = to_plain(seed_floor(kept, bootstrap.weights([r.family for r in kept])))
-    for name, score in floor.items():
-        assert STORED["floor"][name] == pytest.approx(score)
+    drawn = bootstrap.weights([r.family for r in kept])
+    for name, told in (("floor", seed_floor(kept, drawn)), ("harm", harm_shares(kept, drawn))):
+        for part, score in to_plain(told).items():
+            assert STORED[name][part] == pytest.approx(score)
     assert STORED["num_rows"] == len(usable(rows))

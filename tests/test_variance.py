@@ -16,7 +16,7 @@ from predictor import bootstrap, stability_scores
 from predictor.corpus import CorpusRow
 from predictor.outcomes import model_outcomes, rank_by_headroom
 from predictor.stability_scores import FORMULAS, WINDOWS, compare_formulas
-from predictor.variance import components, seed_floor, variance_shares
+from predictor.variance import components, harm_shares, seed_floor, variance_shares
 from tests.predictor_factories import make_corpus_row, make_profile, outcome
 
 
@@ -131,6 +131,39 @@ def test_rows_of_another_recipe_or_data_are_no_seeds(changed: dict[str, Any]) ->
     one = make_corpus_row(seed=0, **outcome(20.0, 1.0))
     other = dataclasses.replace(make_corpus_row(seed=1, **outcome(40.0, -3.0)), **changed)
     assert floor_of([one, other]) == [None, None, None]
+
+
+def test_shares_of_harm_by_hand() -> None:
+    """Fixed runs that end at 80, 79 and 79.6 %; DEBA's at 0.3, 0.6 and 0.5 points less."""
+    ends = [(0.78, 0.8), (0.8, 0.79), (0.8, 0.796)]
+    rows = [
+        make_corpus_row(
+            seed=seed,
+            fixed_accuracies=(0.5, 0.6, *end),
+            adaptive_accuracies=(0.5, 0.6, 0.7, end[1] - lost),
+        )
+        for seed, (end, lost) in enumerate(zip(ends, (0.003, 0.006, 0.005), strict=True))
+    ]
+    alone = make_corpus_row(
+        model="other",
+        fixed_accuracies=(0.5,),
+        adaptive_status="diverged",
+        adaptive_accuracies=(),
+    )
+    got = harm_shares(rows, bootstrap.weights(["a"] * 3, draws=10))
+    assert got.deba is not None
+    assert got.another_seed is not None
+    assert got.one_epoch is not None
+    assert got.deba.value == pytest.approx(1 / 3)
+    # The second is 1 and 0.6 points below the others, the third 0.4 below the first.
+    assert got.another_seed.value == pytest.approx(2 / 6)
+    assert got.one_epoch.value == pytest.approx(1 / 3)
+    more = harm_shares([*rows, alone], bootstrap.weights(["a"] * 3 + ["b"], draws=10))
+    assert (more.another_seed, more.one_epoch) != (None, None)
+    assert more.deba is not None
+    assert more.deba.value == pytest.approx(2 / 4), "a run that diverged has lost all"
+    assert more.another_seed == pytest.approx(got.another_seed)
+    assert more.one_epoch == pytest.approx(got.one_epoch)
 
 
 outcomes = st.tuples(st.floats(-50, 70), st.floats(-9, 9))
