@@ -158,14 +158,17 @@ class CorpusRow:
 
     @property
     def curve_saved_pct(self) -> float:
-        """Of both runs' batch sizes, by the throughput curve of the same machine when quiet.
+        """Of both runs' batch sizes, by the throughput curve of the same machine when quiet."""
+        return self.saved_pct_on(self.curve)
 
-        A run that diverged saves nothing: it has to be made again.
+    def saved_pct_on(self, curve: ThroughputCurve) -> float:
+        """Time that the batch sizes save on the machine of `curve`: rows of several machines are
+        compared on one. A run that diverged saves nothing: it has to be made again.
         """
         if self.adaptive_status == "diverged":
             return 0.0
         times = [
-            float(metrics.path_time_s(self.curve, sizes, self.num_train))
+            float(metrics.path_time_s(curve, sizes, self.num_train))
             for sizes in (self.adaptive_batch_sizes, self.fixed_batch_sizes)
         ]
         return metrics.saved_pct(*times)

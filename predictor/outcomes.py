@@ -62,7 +62,10 @@ def _arm(name: str, rows: Sequence[CorpusRow], deba: Mapping[str, CorpusRow]) ->
     delta = np.array([r.accuracy_delta_pp for r in rows])
     benefit = np.array([r.benefit_class == "benefits" for r in rows], float)
     beside = [deba.get(r.fixed_run_id) for r in rows]
-    deba_saved = np.array([np.nan if d is None else d.curve_saved_pct for d in beside])
+    # On the arm's curve: the two may have been measured on two machines.
+    deba_saved = [
+        np.nan if d is None else d.saved_pct_on(r.curve) for r, d in zip(rows, beside, strict=True)
+    ]
     deba_delta = np.array([np.nan if d is None else d.accuracy_delta_pp for d in beside])
     paired = name != "deba"
     return Arm(

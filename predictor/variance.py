@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 
 from predictor import bootstrap
 from predictor.corpus import CONFIG_COLUMNS, CorpusRow
-from predictor.examples import Example, make_examples
 from predictor.scores import Score
 from stability_probe import metrics
+from stability_probe.records import ThroughputCurve
 
-OUTCOMES = {"time_saved_pct": "curve_saved_pct", "accuracy_delta_pp": "accuracy_delta_pp"}
-"""Column of a row by outcome: time by the curve, since neighbours are no component of it."""
+_OUTCOMES: dict[str, Callable[[CorpusRow, ThroughputCurve], float]] = {
+    "time_saved_pct": lambda row, curve: row.saved_pct_on(curve),
+    "accuracy_delta_pp": lambda row, _: row.accuracy_delta_pp,
+}
+"""By name, of a row on a curve: seeds may have been measured on several machines, which differ in
+speed, and neighbours on one; neither is a component of the outcome."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +80,11 @@ def variance_shares(rows: Sequence[CorpusRow]) -> dict[str, Shares]:
         return {}
     return {
         name: components(
-            np.array([[[getattr(r, column) for r in cell] for cell in model] for model in table])
+            np.array(
+                [[[told(r, cell[0].curve) for r in cell] for cell in model] for model in table]
+            )
         )
-        for name, column in OUTCOMES.items()
+        for name, told in _OUTCOMES.items()
     }
 
 
@@ -87,19 +93,23 @@ def seed_floor(rows: Sequence[CorpusRow], drawn: NDArray[np.float64]) -> SeedFlo
 
     `drawn` are the weights of the rows, as `bootstrap.weights` gives them.
     """
-    examples = make_examples(rows)
 
-    def least(difference: Callable[[Example, Example], float]) -> Score | None:
+    def least(told: Callable[[CorpusRow, ThroughputCurve], float]) -> Score | None:
         differences = _to_other_seeds(
-            rows, lambda one, other: difference(examples[one], examples[other])
+            rows, lambda one, other: abs(told(one, one.curve) - told(other, one.curve))
         )
         return bootstrap.mean_score(differences / 2, drawn)
 
     return SeedFloor(
-        brier=least(lambda a, b: float(a.benefits != b.benefits)),
-        time_saved_mae=least(lambda a, b: abs(a.time_saved_pct - b.time_saved_pct)),
-        accuracy_delta_mae=least(lambda a, b: abs(a.accuracy_delta_pp - b.accuracy_delta_pp)),
+        brier=least(_benefits),
+        time_saved_mae=least(_OUTCOMES["time_saved_pct"]),
+        accuracy_delta_mae=least(_OUTCOMES["accuracy_delta_pp"]),
     )
+
+
+def _benefits(row: CorpusRow, curve: ThroughputCurve) -> float:
+    saved = row.saved_pct_on(curve)
+    return float(metrics.benefit_class(saved, row.accuracy_delta_pp) == "benefits")
 
 
 def harm_shares(rows: Sequence[CorpusRow], drawn: NDArray[np.float64]) -> HarmShares:
@@ -108,9 +118,11 @@ def harm_shares(rows: Sequence[CorpusRow], drawn: NDArray[np.float64]) -> HarmSh
     def loses(accuracy: float, against: float) -> bool:
         return metrics.loses_accuracy(metrics.accuracy_delta_pp(accuracy, against))
 
-    ends = [row.fixed_accuracies for row in rows]
-    by_seed = _to_other_seeds(rows, lambda one, other: loses(ends[one][-1], ends[other][-1]))
-    by_epoch = [loses(end[-1], end[-2]) if len(end) > 1 else np.nan for end in ends]
+    by_seed = _to_other_seeds(
+        rows, lambda one, other: loses(one.fixed_accuracies[-1], other.fixed_accuracies[-1])
+    )
+    ends = [row.fixed_accuracies[-2:] for row in rows]
+    by_epoch = [loses(end[-1], end[0]) if len(end) > 1 else np.nan for end in ends]
     by_deba = [metrics.loses_accuracy(row.accuracy_delta_pp) for row in rows]
     return HarmShares(
         deba=bootstrap.mean_score(np.array(by_deba, float), drawn),
@@ -120,25 +132,24 @@ def harm_shares(rows: Sequence[CorpusRow], drawn: NDArray[np.float64]) -> HarmSh
 
 
 def _to_other_seeds(
-    rows: Sequence[CorpusRow], difference: Callable[[int, int], float]
+    rows: Sequence[CorpusRow], difference: Callable[[CorpusRow, CorpusRow], float]
 ) -> NDArray[np.float64]:
-    """The mean difference of each row to those that differ from it in the seed alone, by their
-    positions; nan where there are none. Shape [num_rows]."""
-    cells: dict[tuple[object, ...], list[int]] = {}
-    keys = [_all_but_seed(row) for row in rows]
-    for at, key in enumerate(keys):
-        cells.setdefault(key, []).append(at)
-    others = [[other for other in cells[key] if other != at] for at, key in enumerate(keys)]
+    """The mean difference of each row to those that differ from it in the seed alone; nan where
+    there are none. Shape [num_rows]."""
+    cells: dict[tuple[object, ...], list[CorpusRow]] = {}
+    for row in rows:
+        cells.setdefault(_all_but_seed(row), []).append(row)
+    others = [[r for r in cells[_all_but_seed(row)] if r is not row] for row in rows]
     return np.array(
         [
-            np.mean([difference(at, other) for other in beside]) if beside else np.nan
-            for at, beside in enumerate(others)
+            np.mean([difference(row, other) for other in beside]) if beside else np.nan
+            for row, beside in zip(rows, others, strict=True)
         ]
     )
 
 
 def _all_but_seed(row: CorpusRow) -> tuple[object, ...]:
-    names = (*CONFIG_COLUMNS, "num_train", "num_test", "max_batch_size", "device_name")
+    names = (*CONFIG_COLUMNS, "num_train", "num_test", "max_batch_size")
     return tuple(getattr(row, name) for name in names if name != "seed")
 
 

@@ -209,6 +209,16 @@ def test_arms_beside_deba_share_their_fixed_run(
     assert compare_arms(alone)[0].deba_saves_more_pct is None
 
 
+def test_an_arm_of_another_machine_is_compared_with_deba_on_one_curve() -> None:
+    deba = make_corpus_row(curve_samples_per_s=(100.0, 110.0, 120.0, 130.0, 140.0))
+    other = {"arm": "timed", "scheduler": "timed", "scheduler_args": "{}"}
+    timed = dataclasses.replace(make_corpus_row(), **other)
+    assert timed.curve_saved_pct > deba.curve_saved_pct + 10
+    _, arm = compare_arms([deba, timed])
+    assert arm.deba_saves_more_pct is not None
+    assert arm.deba_saves_more_pct.value == 0.0, "both grew alike"
+
+
 def test_an_evaluation_repeats_to_the_bit(
     rows: list[CorpusRow], evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
