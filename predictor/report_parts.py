@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from predictor import report_figures as figures
 from predictor.page import Fact, Gain, Part, Table, Verdict
-from predictor.summary import VERDICTS, outcome_words, told_intervals
+from predictor.summary import VERDICTS, outcome_words, scatter_words, told_intervals
 from stability_probe import metrics
 from stability_probe.records import Prediction, RunResult, ThroughputCurve, Validation
 from stability_probe.series import speed_ups
@@ -71,6 +71,8 @@ def measured_part(key: str, v: Validation, pairs: Sequence[Pair] = ()) -> Part:
         name = f"{key}-s{fixed.config['seed']}"
         drawn += figures.run_figures(name, adaptive, fixed)[:2]
     text = sentence(outcome_words(v))
+    if luck := scatter_words(v.comparisons):
+        text += f" {sentence(luck)}"
     if pairs:
         seed = pairs[0][0].config["seed"]
         text += f" The curves over the epochs are those of seed {seed}."

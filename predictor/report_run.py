@@ -18,6 +18,7 @@ from predictor.report_parts import (
     repeat_part,
 )
 from predictor.reproduce import run_command
+from predictor.summary import scatter_words
 from stability_probe.config import RunConfig
 from stability_probe.errors import MissingError
 from stability_probe.paired import compare_runs, machine_of, same_machine
@@ -148,7 +149,7 @@ def _facts(run: RunResult, pair: Comparison | None) -> tuple[Fact, ...]:
             Fact(
                 name="accuracy change",
                 value=f"{pair.accuracy_delta_pp:+.1f} points",
-                meaning="after the last epoch",
+                meaning="; ".join(filter(None, ("after the last epoch", scatter_words([pair])))),
             ),
         ]
     if run.epochs:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from predictor.reproduce import changed_flags
 from stability_probe import metrics
 from stability_probe.plain import to_plain
 from stability_probe.probe_summary import measured_table, over_seeds
-from stability_probe.records import Characterization, Prediction, Validation
+from stability_probe.records import Characterization, Comparison, Prediction, Validation
 from stability_probe.run_summary import SCHEMA_VERSION
 from stability_probe.words import interval_words, with_std
 
@@ -156,7 +158,9 @@ def validation_table(v: Validation) -> Group:
         for c in v.comparisons
     )
     head = f"{v.config['model']} on {v.config['data']}, {v.config['epochs']} epochs, {seeds}"
-    return Group(Text(head), Text(), table, Text(), _outcome(v))
+    luck = scatter_words(v.comparisons)
+    beside = [Text(luck, "dim")] if luck else []
+    return Group(Text(head), Text(), table, *beside, Text(), _outcome(v))
 
 
 def validation_failed(v: Validation) -> bool:
@@ -175,6 +179,16 @@ def outcome_words(v: Validation) -> str:
         return "neither a verdict nor an interval was given: there is nothing to score"
     inside = "lies inside" if v.inside_interval else "does not lie inside"
     return f"no verdict was given; the measured outcome {inside} the intervals"
+
+
+def scatter_words(pairs: Sequence[Comparison]) -> str | None:
+    """How much of an accuracy change may be the epoch that the fixed runs were stopped at."""
+    known = [p.fixed_scatter_pp for p in pairs if p.fixed_scatter_pp is not None]
+    if not known:
+        return None
+    scatter = math.sqrt(math.fsum(s * s for s in known) / len(known))
+    runs = "run's" if len(pairs) == 1 else "runs'"
+    return f"the fixed {runs} own accuracy moves by {scatter:.1f} points an epoch at the end"
 
 
 def _finite(value: float) -> float | None:

@@ -26,6 +26,8 @@ MIN_TIME_SAVED_PCT = 10.0
 """A run that saves less is not counted as a benefit."""
 MAX_ACCURACY_LOSS_PP = 0.5
 """A run that loses more is counted as harm."""
+SCATTER_CHANGES = 5
+"""How many changes between epochs, at the end of a run, tell its scatter."""
 TARGET_MARGIN_PP = 0.5
 """Time to target is time until the fixed run's final accuracy minus this is first reached."""
 
@@ -200,6 +202,19 @@ def saved_pct(adaptive: float, fixed: float) -> float:
 def accuracy_delta_pp(adaptive: float, fixed: float) -> float:
     """Adaptive minus fixed accuracy (fractions), in percentage points."""
     return 100.0 * (adaptive - fixed)
+
+
+def accuracy_scatter_pp(accuracies: Sequence[float]) -> float | None:
+    """How far a run's accuracy (fractions, by epoch) moves from epoch to epoch at its end.
+
+    Root mean square of the last `SCATTER_CHANGES` changes, percentage points; None for one epoch. A
+    difference of two final accuracies that is no larger depends on when the runs were stopped.
+
+    >>> round(accuracy_scatter_pp([0.90, 0.91, 0.90]), 3)
+    1.0
+    """
+    changes = np.diff(np.asarray(accuracies[-SCATTER_CHANGES - 1 :], dtype=np.float64))
+    return 100.0 * float(np.sqrt(np.mean(changes**2))) if len(changes) else None
 
 
 def loses_accuracy(delta_pp: float) -> bool:

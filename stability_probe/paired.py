@@ -92,6 +92,7 @@ def compare_runs(fixed: RunResult, adaptive: RunResult) -> Comparison:
             time_to_target_s(adaptive, target), time_to_target_s(fixed, target)
         ),
         benefit_class=metrics.benefit_class(time_saved, delta),
+        fixed_scatter_pp=metrics.accuracy_scatter_pp([e.test_accuracy for e in fixed.epochs]),
     )
 
 

@@ -364,6 +364,9 @@ class Comparison:
     """-inf where the adaptive run never reached the target."""
     benefit_class: str
     """benefits, neutral or harms."""
+    fixed_scatter_pp: float | None = None
+    """How far the fixed run's accuracy moves from epoch to epoch at its end, percentage points; see
+    `metrics.accuracy_scatter_pp`."""
 
 
 @dataclass(frozen=True, kw_only=True)

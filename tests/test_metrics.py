@@ -181,6 +181,15 @@ def test_saved_and_delta_signs() -> None:
     assert metrics.accuracy_delta_pp(0.91, 0.93) == pytest.approx(-2.0)
 
 
+def test_scatter_is_of_the_last_five_changes() -> None:
+    accuracies = [0.1, 0.9, 0.91, 0.89, 0.89, 0.92, 0.92]
+    changes = [1.0, -2.0, 0.0, 3.0, 0.0]
+    got = metrics.accuracy_scatter_pp(accuracies)
+    assert got == pytest.approx(math.sqrt(sum(c * c for c in changes) / 5))
+    assert metrics.accuracy_scatter_pp([0.5, 0.52]) == pytest.approx(2.0)
+    assert metrics.accuracy_scatter_pp([0.5]) is None
+
+
 @pytest.mark.parametrize(
     ("saved", "delta", "expected"),
     [

@@ -56,6 +56,8 @@ def test_cpu_runs_are_compared_in_cpu_seconds() -> None:
     assert got.seed == 3
     assert got.time_saved_pct == pytest.approx(100 * (1 - 7 / 10))
     assert got.accuracy_delta_pp == pytest.approx(1.0)
+    # the fixed run's 20, 10 and 0 points
+    assert got.fixed_scatter_pp == pytest.approx(math.sqrt(500 / 3))
     assert got.updates_saved_pct == pytest.approx(100 * (1 - 165 / 240))
     # target 0.795: the fixed run passes it after 2 + 2 + 3 s, the adaptive one at its end
     assert got.time_to_target_saved_pct == pytest.approx(0.0)

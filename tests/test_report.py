@@ -163,6 +163,8 @@ def test_a_run_stands_beside_its_fixed_run(root: Path, names: dict[str, str]) ->
     assert "PAID OFF ONCE" in page.words
     assert "+25 %" in page.words
     assert "+1.0 points" in page.words
+    # the fixed run's last changes of 10, 10, 10, 5 and 5 points
+    assert "own accuracy moves by 8.4 points an epoch at the end" in page.words
     assert names["fixed"] in page.words
     runs = {row[0] for row in page.downloads()["m1-accuracy.csv"][1:]}
     assert runs == {"deba", "fixed batch"}

@@ -16,6 +16,7 @@ from predictor.summary import (
     characterization_json,
     characterization_table,
     full_run_s,
+    scatter_words,
     validation_failed,
     validation_json,
     validation_table,
@@ -285,6 +286,17 @@ def test_when_a_prediction_failed(
     v = make_validation(inside_interval=inside, class_correct=correct)
     assert validation_failed(v) is failed
     assert words in rendered(validation_table(v))
+
+
+def test_a_validation_tells_how_far_the_fixed_runs_move_by_themselves() -> None:
+    pairs = [make_comparison(20.0, 0.1, fixed_scatter_pp=s) for s in (3.0, 4.0, None)]
+    told = rendered(validation_table(make_validation(comparisons=tuple(pairs))))
+    assert "fixed runs' own accuracy moves by 3.5 points an epoch at the end" in told
+    assert scatter_words(pairs[:1]) == (
+        "the fixed run's own accuracy moves by 3.0 points an epoch at the end"
+    )
+    assert scatter_words(pairs[2:]) is None
+    assert "own accuracy" not in rendered(validation_table(make_validation()))
 
 
 def test_the_validation_table_puts_predicted_beside_measured() -> None:
