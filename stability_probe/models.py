@@ -168,13 +168,19 @@ def model_size(
 def _num_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
     device = next(model.parameters()).device
     was_training = model.training
+    trainable = [p for p in model.parameters() if p.requires_grad]
     model.eval()
+    # The counter hooks what requires a gradient, and fails at a view of a parameter under no_grad.
+    for parameter in trainable:
+        parameter.requires_grad_(False)
     try:
         # Fused attention is not counted on every device; its plain form is.
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as count:
             model(torch.zeros(2, *shape, device=device))
     finally:
         model.train(was_training)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
     # Of two images, as in `check_model`; a multiply-add is two operations.
     return int(count.get_total_flops()) // 4
 

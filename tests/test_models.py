@@ -414,3 +414,23 @@ def test_multiply_adds_and_layers_by_hand() -> None:
     assert net.training, "left as it was"
     # scores and mixtures: 16 positions times 16 times 3 numbers, twice
     assert model_size(_Attends(), img_size=4).num_macs == 2 * 16 * 16 * 3
+
+
+class _Queries(nn.Module):
+    """A learned query a sample, as in attention pooling: a view of a parameter enters a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.ones(1, 1, 3))
+        self.frozen = nn.Parameter(torch.ones(1), requires_grad=False)
+        self.layer = nn.Linear(3, 5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        queries: torch.Tensor = self.layer(self.query.expand(len(images), -1, -1))
+        return queries[:, 0] * self.frozen
+
+
+def test_multiply_adds_where_a_parameter_is_an_input() -> None:
+    net = _Queries()
+    assert model_size(net, img_size=6).num_macs == 3 * 5
+    assert [p.requires_grad for p in net.parameters()] == [True, False, True, True]
