@@ -139,7 +139,7 @@ def _to_other_seeds(
     cells: dict[tuple[object, ...], list[CorpusRow]] = {}
     for row in rows:
         cells.setdefault(_all_but_seed(row), []).append(row)
-    others = [[r for r in cells[_all_but_seed(row)] if r is not row] for row in rows]
+    others = [[r for r in cells[_all_but_seed(row)] if r.seed != row.seed] for row in rows]
     return np.array(
         [
             np.mean([difference(row, other) for other in beside]) if beside else np.nan
