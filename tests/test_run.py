@@ -453,12 +453,10 @@ def test_a_diverged_run_is_stored_with_what_it_did(
     assert run(config, store) == result
 
 
-@pytest.mark.parametrize("fields", [{"model": "tinynet:make_bad_test"}, {"lr": 100.0}])
-def test_a_test_loss_that_is_not_finite_is_a_diverged_run(
-    tmp_path: Path, fields: dict[str, Any]
-) -> None:
+def test_a_test_loss_that_is_not_finite_is_a_diverged_run(tmp_path: Path) -> None:
     store = Store(tmp_path / "runs")
-    config = dataclasses.replace(CONFIG, lr_schedule="fixed", **fields)
+    # A rate at which a net barely diverges does so on one processor and not on another.
+    config = dataclasses.replace(CONFIG, lr_schedule="fixed", model="tinynet:make_bad_test")
     result = run(config, store)
     assert result.status == "diverged"
     assert all(math.isfinite(e.test_loss) for e in result.epochs)
