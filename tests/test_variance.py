@@ -135,7 +135,7 @@ def test_the_floor_by_hand() -> None:
     expected = [2 / 3 / 2, (20 + 10 + 10) / 3 / 2, (1 + 3 + 2) / 3 / 2]
     assert floor_of(rows) == pytest.approx(expected, abs=1e-4)
     assert floor_of([*rows, alone]) == floor_of(rows)
-    again = dataclasses.replace(rows[0], memory_format="contiguous", fixed_run_id="again")
+    again = dataclasses.replace(rows[0], memory_format="channels_last", fixed_run_id="again")
     assert floor_of([rows[0], again]) == [None, None, None], "the same seed is no other"
     assert floor_of([alone]) == [None, None, None]
 
