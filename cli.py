@@ -28,6 +28,7 @@ from stability_probe.options import (
     FITTED_OUT,
     JOBS,
     KNOWN_ROWS,
+    LIMITS,
     LOG,
     MODEL,
     PATTERN,
@@ -48,7 +49,7 @@ from stability_probe.options import (
     TRAINING,
     seeds_option,
 )
-from stability_probe.settings import make_config
+from stability_probe.settings import make_config, make_limits
 
 if TYPE_CHECKING:
     from stability_probe.records import Study
@@ -79,14 +80,14 @@ def probe() -> None:
     """
 
 
-@probe.command(params=[MODEL, *TRAINING, seeds_option("0"), ROOT, LOG, *COMMON])
+@probe.command(params=[MODEL, *TRAINING, seeds_option("0"), *LIMITS, ROOT, LOG, *COMMON])
 def characterize(**options: Any) -> None:
     """Probe MODEL: will an adaptive batch pay off?
 
     Trains a short window of the full run and measures the device's throughput. MODEL is a
     timm name, torchvision:NAME or package.module:callable.
     """
-    config = make_config(options)
+    config, limits = make_config(options), make_limits(options)
     from predictor import predict, summary
     from stability_probe.probe import characterize
     from stability_probe.store import Store
@@ -95,7 +96,7 @@ def characterize(**options: Any) -> None:
     store = Store(Path(options["output"]))
     with watching(options) as progress:
         c = characterize(config, seeds=options["seeds"], store=store, progress=progress)
-        p = predict(c)
+        p = predict(c, limits=limits)
     print_result(
         options["json"],
         lambda: summary.characterization_json(c, p),
@@ -129,13 +130,13 @@ def run(**options: Any) -> None:
         raise RunError(f"the loss became non-finite in epoch {epoch}; use a smaller --lr")
 
 
-@probe.command(params=[MODEL, *TRAINING, seeds_option("0,1,2"), ROOT, LOG, *COMMON])
+@probe.command(params=[MODEL, *TRAINING, seeds_option("0,1,2"), *LIMITS, ROOT, LOG, *COMMON])
 def validate(**options: Any) -> None:
     """Check the prediction by full runs of MODEL.
 
     Trains fixed and adaptive runs, paired by seed. Exits 1 when the prediction failed.
     """
-    config = make_config(options)
+    config, limits = make_config(options), make_limits(options)
     from predictor import summary
     from predictor.validate import validate
     from stability_probe.store import Store
@@ -143,7 +144,7 @@ def validate(**options: Any) -> None:
 
     store = Store(Path(options["output"]))
     with watching(options) as progress:
-        v = validate(config, seeds=options["seeds"], store=store, progress=progress)
+        v = validate(config, seeds=options["seeds"], store=store, limits=limits, progress=progress)
     print_result(
         options["json"], lambda: summary.validation_json(v), lambda: summary.validation_table(v)
     )
@@ -151,14 +152,16 @@ def validate(**options: Any) -> None:
         click.get_current_context().exit(1)
 
 
-@probe.command(params=[MODEL, *TRAINING, seeds_option("0,1,2"), SCHEDULERS, JOBS, ROOT, *COMMON])
+@probe.command(
+    params=[MODEL, *TRAINING, seeds_option("0,1,2"), SCHEDULERS, *LIMITS, JOBS, ROOT, *COMMON]
+)
 def compare(**options: Any) -> None:
     """DEBA and its rivals on MODEL, in full runs.
 
     Schedules, larger fixed batches, decaying rates and DEBA's controls, paired by seed. Stored
     runs are not repeated.
     """
-    config = make_config(options)
+    config, limits = make_config(options), make_limits(options)
     from stability_probe.compare import compare
     from stability_probe.terminal import watching
 
@@ -169,6 +172,7 @@ def compare(**options: Any) -> None:
             root=Path(options["output"]),
             schedulers=options["schedulers"],
             jobs=options["jobs"],
+            limits=limits,
             progress=progress,
         )
     _show_study("comparison", study, options)
@@ -604,15 +608,16 @@ def add(**options: Any) -> None:
     )
 
 
-@probe.command(params=[CHARACTERIZATION, *COMMON])
+@probe.command(params=[CHARACTERIZATION, *LIMITS, *COMMON])
 def predict(**options: Any) -> None:
     """Predict again from a stored characterization, without measuring."""
+    limits = make_limits(options)
     from predictor import predict, summary
     from stability_probe.store import read_characterization
     from stability_probe.terminal import print_result
 
     c, _ = read_characterization(Path(options["characterization"]))
-    p = predict(c)
+    p = predict(c, limits=limits)
     print_result(
         options["json"],
         lambda: summary.characterization_json(c, p),
@@ -620,7 +625,7 @@ def predict(**options: Any) -> None:
     )
 
 
-@probe.command(params=[FITTED_OUT, *COMMON])
+@probe.command(params=[FITTED_OUT, *LIMITS, *COMMON])
 def fit(**options: Any) -> None:
     """Fit anew, with your own rows too: how they were told, and what they change.
 
@@ -633,10 +638,10 @@ def fit(**options: Any) -> None:
     from stability_probe.store import write_text
     from stability_probe.terminal import print_result
 
-    path = own_corpus_path()
-    done = refit(load_corpus(), load_corpus(path) if path.exists() else [])
+    path, limits = own_corpus_path(), make_limits(options)
+    done = refit(load_corpus(), load_corpus(path) if path.exists() else [], limits)
     if options["fitted"]:
-        write_text(Path(options["fitted"]), to_json(fit_known()))
+        write_text(Path(options["fitted"]), to_json(fit_known(limits)))
     print_result(
         options["json"],
         lambda: scores_summary.refit_json(done),
@@ -644,7 +649,7 @@ def fit(**options: Any) -> None:
     )
 
 
-@probe.command(params=[CORPUS_IN, *EVALUATION_PLOTS, *COMMON])
+@probe.command(params=[CORPUS_IN, *LIMITS, *EVALUATION_PLOTS, *COMMON])
 def evaluate(**options: Any) -> None:
     """Score the predictor on its corpus, families held out."""
     from predictor import scores_summary
@@ -652,9 +657,9 @@ def evaluate(**options: Any) -> None:
     from predictor.evaluate import evaluate
     from stability_probe.terminal import print_result, watching
 
-    path = options["corpus"]
+    path, limits = options["corpus"], make_limits(options)
     with watching(options) as progress:
-        evaluation = evaluate(load_corpus(Path(path) if path else None), progress)
+        evaluation = evaluate(load_corpus(Path(path) if path else None), progress, limits)
     if options["figures"]:
         from predictor.plots import write_evaluation_plots
 

@@ -6,13 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stability_probe.records import Characterization, Prediction
+    from stability_probe.records import Characterization, Limits, Prediction
 
 __all__ = ["predict"]
 
 
-def predict(characterization: Characterization, corpus: Path | None = None) -> Prediction:
-    """The verdict for a characterized model, from the shipped corpus or another file."""
-    from predictor.prediction import predict as predict_from_corpus
+def predict(
+    characterization: Characterization, corpus: Path | None = None, limits: Limits | None = None
+) -> Prediction:
+    """The verdict for a characterized model, from the shipped corpus or another file.
 
-    return predict_from_corpus(characterization, corpus)
+    `limits` say what counts as a benefit; by default those of `stability_probe.records.Limits`.
+    """
+    from predictor.prediction import predict as predict_from_corpus
+    from stability_probe.records import DEFAULT_LIMITS
+
+    return predict_from_corpus(characterization, corpus, limits or DEFAULT_LIMITS)

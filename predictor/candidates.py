@@ -121,11 +121,11 @@ class Physical:
         for e, weight in zip(examples, weights, strict=True):
             if not self.rehearsed:
                 shares[e.path] = shares.get(e.path, 0.0) + float(weight)
-        paths = Paths(paths=tuple(shares), shares=tuple(shares.values()))
+        paths = Paths(paths=tuple(shares), shares=tuple(shares.values()), limits=examples[0].limits)
         if not self.columns:
-            return ConstantHarm(
-                paths=paths, harm_rate=float(weights @ harms), mean_delta_pp=float(weights @ deltas)
-            )
+            # A sum of weights may exceed 1 in its last digit.
+            rate = min(1.0, float(weights @ harms))
+            return ConstantHarm(paths=paths, harm_rate=rate, mean_delta_pp=float(weights @ deltas))
         x = columns_of([e.case for e in examples], self.columns)
         return _LearnedHarm(
             columns=self.columns,

@@ -18,6 +18,7 @@ from stability_probe import metrics
 from stability_probe.errors import MissingError
 from stability_probe.folders import data_home
 from stability_probe.records import (
+    Limits,
     ModelSize,
     Profile,
     RunResult,
@@ -180,10 +181,9 @@ class CorpusRow:
             return metrics.accuracy_delta_pp(0.0, self.fixed_accuracies[-1])
         return metrics.accuracy_delta_pp(self.adaptive_accuracies[-1], self.fixed_accuracies[-1])
 
-    @property
-    def benefit_class(self) -> str:
+    def benefit_class(self, limits: Limits) -> str:
         """benefits, neutral or harms, by the curve: neighbours on the machine decide no label."""
-        return metrics.benefit_class(self.curve_saved_pct, self.accuracy_delta_pp)
+        return metrics.benefit_class(self.curve_saved_pct, self.accuracy_delta_pp, limits)
 
 
 def make_row(

@@ -12,7 +12,7 @@ from predictor.fitted import FittedPredictor
 from predictor.physical import INTERVAL_LEVEL, Estimates, Intervals, most_saved_pct
 from predictor.recipe import too_far
 from stability_probe import metrics
-from stability_probe.records import Prediction
+from stability_probe.records import DEFAULT_LIMITS, Limits, Prediction
 
 ADAPT_PROBABILITY = 0.7
 KEEP_PROBABILITY = 0.3
@@ -56,7 +56,7 @@ def outside(value: float, low: float, high: float) -> bool:
     return bool(value < low - margin or value > high + margin)
 
 
-def too_little_headroom(case: Case) -> str | None:
+def too_little_headroom(case: Case, limits: Limits) -> str | None:
     """Why no schedule can pay off on this device, None where one might.
 
     This needs no corpus: a run that spent all its epochs at the fastest batch would save
@@ -66,7 +66,7 @@ def too_little_headroom(case: Case) -> str | None:
         why = case.curve.stopped_by or f"no batch may be larger than {case.max_batch_size}"
         return f"{why}, so that no schedule can grow beyond {case.batch_size}"
     most = most_saved_pct(case)
-    if most >= metrics.MIN_TIME_SAVED_PCT:
+    if most >= limits.min_time_saved_pct:
         return None
     gain = metrics.headroom(case.curve, case.batch_size)
     return (
@@ -95,7 +95,9 @@ def decide(
     *,
     unlike: str | None,
     basis: str,
+    limits: Limits = DEFAULT_LIMITS,
     no_skill: str | None = None,
+    only: str | None = None,
     hopeless: str | None = None,
     alternative: str | None = None,
 ) -> Prediction:
@@ -103,7 +105,8 @@ def decide(
 
     `hopeless` says why no schedule can pay off, which holds whatever the corpus knows; `unlike`
     why the corpus does not speak for the case, which then gets no interval; `no_skill` why the
-    corpus tells nobody's benefit.
+    corpus tells nobody's benefit; `only` the one verdict that it bears out, where all of it is
+    alike.
     """
     time_saved = float(estimates.time_saved_pct.mean())
     probability = float(estimates.probability_of_benefit.mean())
@@ -120,8 +123,10 @@ def decide(
         verdict, reason = "abstain", "the corpus is too small for an interval"
     else:
         (verdict,) = verdicts
-        reason = _reason(verdict, probability)
-        if spans := _spans_the_decision(verdict, time_saved, saved):
+        reason = _reason(verdict, probability, limits)
+        if only not in (None, verdict) and verdict != "abstain":
+            verdict, reason = "abstain", f"{reason}, {_ONLY[only]}"
+        if spans := _spans_the_decision(verdict, time_saved, saved, limits.min_time_saved_pct):
             verdict, reason = "abstain", spans
     return Prediction(
         verdict=verdict,
@@ -134,7 +139,14 @@ def decide(
         reason=reason,
         basis=basis,
         alternative=alternative,
+        limits=limits,
     )
+
+
+_ONLY = {
+    "adapt": "but nearly all of the corpus benefits, which tells nothing of those that do not",
+    "keep_fixed": "but hardly any of the corpus benefits, which tells nothing of those that do",
+}
 
 
 def _mean_ends(ends: NDArray[np.float64]) -> tuple[float, float] | None:
@@ -143,9 +155,11 @@ def _mean_ends(ends: NDArray[np.float64]) -> tuple[float, float] | None:
     return (low, high) if math.isfinite(high - low) else None
 
 
-def _spans_the_decision(verdict: str, time_saved: float, ends: tuple[float, float]) -> str | None:
+def _spans_the_decision(
+    verdict: str, time_saved: float, ends: tuple[float, float], least: float
+) -> str | None:
     """Why an interval of the time saved does not bear out a verdict, None where it does."""
-    (low, high), least = ends, metrics.MIN_TIME_SAVED_PCT
+    low, high = ends
     if verdict == "adapt" and low < least:
         side = "below"
     # Where time enough is saved, accuracy is what speaks against it.
@@ -155,13 +169,13 @@ def _spans_the_decision(verdict: str, time_saved: float, ends: tuple[float, floa
         return None
     return (
         f"the interval of time saved, {low:.0f} to {high:.0f} %, reaches {side} the "
-        f"{least:.0f} % that count as a benefit"
+        f"{least:g} % that count as a benefit"
     )
 
 
-def larger_fixed_batch(case: Case, time_saved_pct: float) -> str | None:
+def larger_fixed_batch(case: Case, time_saved_pct: float, limits: Limits) -> str | None:
     """The smallest larger fixed batch on the curve that saves as much time, in words."""
-    if time_saved_pct < metrics.MIN_TIME_SAVED_PCT:
+    if time_saved_pct < limits.min_time_saved_pct:
         return None
     base = metrics.samples_per_s(case.curve, case.batch_size)
     for point in case.curve.points:
@@ -180,13 +194,10 @@ def _verdict(probability: float) -> str:
     return "keep_fixed" if probability <= KEEP_PROBABILITY else "abstain"
 
 
-def _reason(verdict: str, probability: float) -> str:
-    limits = (
-        f"a benefit (at least {metrics.MIN_TIME_SAVED_PCT:.0f} % less time, at most "
-        f"{metrics.MAX_ACCURACY_LOSS_PP} pp less accuracy) has probability {probability:.2f}"
-    )
+def _reason(verdict: str, probability: float, limits: Limits) -> str:
+    told = f"a benefit ({limits.words}) has probability {probability:.2f}"
     if verdict == "adapt":
-        return f"{limits}, above {ADAPT_PROBABILITY}"
+        return f"{told}, above {ADAPT_PROBABILITY}"
     if verdict == "keep_fixed":
-        return f"{limits}, below {KEEP_PROBABILITY}"
-    return f"{limits}, between {KEEP_PROBABILITY} and {ADAPT_PROBABILITY}"
+        return f"{told}, below {KEEP_PROBABILITY}"
+    return f"{told}, between {KEEP_PROBABILITY} and {ADAPT_PROBABILITY}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from predictor.variance import (
 )
 from stability_probe.errors import MissingError
 from stability_probe.progress import Progress, Quiet
+from stability_probe.records import DEFAULT_LIMITS, Limits
 
 T = TypeVar("T", Estimates, Intervals)
 
@@ -50,6 +52,9 @@ CONTRASTS = (
     ("rehearsal to paths", "rehearsal", "curve"),
     ("learned harm to its rate", "curve + harm", "curve"),
 )
+FEWEST_ALIKE = math.ceil(math.log(0.05) / math.log(ADAPT_PROBABILITY))
+"""Families that are all alike bound the share of others by a verdict's probability, with 95 %
+confidence, only when they are so many: drawing them again would show no spread at all."""
 _CLIP = 0.01  # a probability of 0 or 1 would make one miss infinite
 
 
@@ -93,6 +98,8 @@ class SkillContrast:
 class Evaluation:
     """Everything that `probe evaluate` tells."""
 
+    limits: Limits
+    """What was taken for a benefit."""
     num_rows: int
     num_models: int
     num_families: int
@@ -126,7 +133,11 @@ class Evaluation:
     """Of the chosen candidate."""
 
 
-def evaluate(rows: Sequence[CorpusRow], progress: Progress | None = None) -> Evaluation:
+def evaluate(
+    rows: Sequence[CorpusRow],
+    progress: Progress | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Evaluation:
     """Every score of every candidate. Nothing here chooses anything that is scored.
 
     Raises `MissingError` for a corpus of fewer than three families: two others are needed where
@@ -135,7 +146,7 @@ def evaluate(rows: Sequence[CorpusRow], progress: Progress | None = None) -> Eva
     kept = usable(rows)
     # What a schedule does to a model that it trains; that it diverged is in the examples.
     trained = [r for r in kept if finished(r)]
-    examples = make_examples(kept)
+    examples = make_examples(kept, limits)
     if len(families(examples)) < 3:
         raise MissingError("the corpus holds fewer than three families; it cannot be scored")
     drawn = bootstrap.weights([e.family for e in examples])
@@ -160,6 +171,7 @@ def evaluate(rows: Sequence[CorpusRow], progress: Progress | None = None) -> Eva
         ]
     ]
     return Evaluation(
+        limits=limits,
         num_rows=len(kept),
         num_models=len({r.model for r in kept}),
         num_families=len(picks),
@@ -169,17 +181,17 @@ def evaluate(rows: Sequence[CorpusRow], progress: Progress | None = None) -> Eva
         chosen=CHOSEN,
         selections=picks,
         scores=tuple(scores),
-        floor=seed_floor(kept, drawn),
-        harm=harm_shares(kept, drawn),
+        floor=seed_floor(kept, drawn, limits),
+        harm=harm_shares(kept, drawn, limits),
         contrasts=tuple(_contrast(*c, told, examples, drawn) for c in CONTRASTS),
-        arms=compare_arms(rows),
-        models=model_outcomes(trained),
+        arms=compare_arms(rows, limits),
+        models=model_outcomes(trained, limits),
         rank_headroom=rank_by_headroom(trained),
         shares=variance_shares(trained),
         stability_scores=compare_formulas(trained),
         replay_correlation=_correlation(replayed, measured),
         replay_mae=float(np.abs(replayed - measured).mean()),
-        cases=held_out_cases(kept, told[CHOSEN], ends[CHOSEN]),
+        cases=held_out_cases(kept, examples, told[CHOSEN], ends[CHOSEN]),
         learning_curve=learning_curve(refits[CHOSEN]),
     )
 
@@ -194,29 +206,69 @@ def _squared_errors(told: Estimates, examples: Sequence[Example]) -> NDArray[np.
 
 
 def no_skill(chosen: Refits) -> str | None:
-    """Why the corpus cannot tell one model from another, None when it can.
+    """Why the corpus bears out no verdict, None when it does.
 
     A probability that is no better on held-out families than the share of benefits among the
     others says nothing about the model at hand. Better means by more than another draw of
     families would undo. Where the device has no headroom no schedule pays off, which needs no
     predictor and is no credit to one: such rows do not count.
+
+    Where nothing needs to be told apart, one verdict is left; see `only_verdict`.
     """
-    examples = chosen.examples
-    told = chosen.leave_one_out()
-    rate = Refits(BASELINES["majority"], examples).leave_one_out()
-    open_ = np.array([too_little_headroom(e.case) is None for e in examples])
-    if not open_.any():
-        return "every model of the corpus has too little headroom to tell who benefits"
-    mine, base = (_squared_errors(p, examples)[open_] for p in (told, rate))
-    families = [e.family for e, counts in zip(examples, open_, strict=True) if counts]
-    better = bootstrap.mean_score(mine - base, bootstrap.weights(families))
-    if better is not None and better.high < 0:
+    if len(set(chosen.family[_open(chosen)])) < 2:
+        return "too many models of the corpus have too little headroom to tell who benefits"
+    mine, base, better = _beside_base_rate(chosen)
+    if better.high < 0 or only_verdict(chosen):
         return None
-    no = "not surely" if mine.mean() < base.mean() else "no"
+    no = "not surely" if mine < base else "no"
     return (
         f"on families held out the prediction is {no} better than the base rate "
-        f"(Brier score {mine.mean():.3f} against {base.mean():.3f})"
+        f"(Brier score {mine:.3f} against {base:.3f})"
     )
+
+
+def only_verdict(chosen: Refits) -> str | None:
+    """The one verdict that is left to a predictor without skill; None where there is none.
+
+    Nearly all rows with headroom benefit, or hardly any, whichever families are drawn: then the
+    share alone is an answer, unless the prediction is surely worse than it. Needs
+    `FEWEST_ALIKE` families.
+    """
+    share = _share_of_benefits(chosen)
+    if share is None or len(set(chosen.family[_open(chosen)])) < FEWEST_ALIKE:
+        return None
+    if not (share.low >= ADAPT_PROBABILITY or share.high <= KEEP_PROBABILITY):
+        return None
+    better = _beside_base_rate(chosen)[-1]
+    told = "adapt" if share.low >= ADAPT_PROBABILITY else "keep_fixed"
+    return told if better.low <= 0 <= better.high else None
+
+
+def _open(chosen: Refits) -> NDArray[np.bool_]:
+    """Which examples have headroom enough for a schedule to pay off."""
+    return np.array([too_little_headroom(e.case, e.limits) is None for e in chosen.examples])
+
+
+def _share_of_benefits(chosen: Refits) -> Score | None:
+    open_ = _open(chosen)
+    if not open_.any():
+        return None
+    drawn = bootstrap.weights(chosen.family[open_].tolist())
+    return bootstrap.mean_score(_benefit(chosen.examples)[open_], drawn)
+
+
+def _beside_base_rate(chosen: Refits) -> tuple[float, float, Score]:
+    """Brier score of the chosen candidate and of the share of benefits among the other families,
+    and their difference; all of examples with headroom, which are of two families at least."""
+    open_ = _open(chosen)
+    examples = [e for e, counts in zip(chosen.examples, open_, strict=True) if counts]
+    mine = _squared_errors(chosen.leave_one_out(), chosen.examples)[open_]
+    rate = Refits(BASELINES["majority"], examples)
+    base = _squared_errors(rate.leave_one_out(), examples)
+    drawn = bootstrap.weights(rate.family.tolist())
+    better = bootstrap.mean_score(mine - base, drawn)
+    assert better is not None
+    return float(mine.mean()), float(base.mean()), better
 
 
 def describe(chosen: Refits, *, verdicts: bool) -> str:
@@ -228,9 +280,13 @@ def describe(chosen: Refits, *, verdicts: bool) -> str:
     told = chosen.leave_one_out()
     error = np.abs(told.time_saved_pct - _outcome(examples, "time_saved_pct")).mean()
     right = f"{_answered_rightly(told, examples)}, " if verdicts else ""
+    alike = ""
+    if verdicts and only_verdict(chosen) and (share := _share_of_benefits(chosen)):
+        low, mean, high = (round(100 * s) for s in (share.low, share.value, share.high))
+        alike = f"{mean} % of those with headroom benefited ({low} to {high}), "
     return (
         f"{len(examples)} paired full runs of {len({e.model for e in examples})} models in "
-        f"{len(families(examples))} families; families held out: {right}"
+        f"{len(families(examples))} families; {alike}families held out: {right}"
         f"mean error of time saved {error:.1f} points"
     )
 
@@ -247,10 +303,10 @@ def _answered_rightly(told: Estimates, examples: Sequence[Example]) -> str:
 
 
 def held_out_cases(
-    rows: Sequence[CorpusRow], told: Estimates, ends: Intervals
+    rows: Sequence[CorpusRow], examples: Sequence[Example], told: Estimates, ends: Intervals
 ) -> tuple[HeldOutCase, ...]:
-    """What was told of each row beside what came of it; estimates and intervals are the rows'."""
-    examples = make_examples(rows)
+    """What was told of each row beside what came of it; examples, estimates and intervals are the
+    rows'."""
     return tuple(
         HeldOutCase(
             model=row.model,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from predictor.corpus import CORPUS_READING, CorpusRow
 from predictor.features import Case, make_features
 from stability_probe import metrics
+from stability_probe.records import DEFAULT_LIMITS, Limits
 from stability_probe.schedulers.deba import DEFAULT_READING
 
 
@@ -29,6 +30,7 @@ class Example:
     time_saved_pct: float
     """By the batch sizes and the curve of a quiet machine: what neighbours took is not in it."""
     accuracy_delta_pp: float
+    limits: Limits = DEFAULT_LIMITS
 
     @property
     def benefits(self) -> bool:
@@ -40,7 +42,7 @@ class Example:
 
     @property
     def _class(self) -> str:
-        return metrics.benefit_class(self.time_saved_pct, self.accuracy_delta_pp)
+        return metrics.benefit_class(self.time_saved_pct, self.accuracy_delta_pp, self.limits)
 
 
 def usable(rows: Iterable[CorpusRow]) -> list[CorpusRow]:
@@ -76,8 +78,8 @@ def in_order(rows: Iterable[CorpusRow]) -> list[CorpusRow]:
     )
 
 
-def make_examples(rows: Sequence[CorpusRow]) -> list[Example]:
-    """One example a row, in the same order."""
+def make_examples(rows: Sequence[CorpusRow], limits: Limits = DEFAULT_LIMITS) -> list[Example]:
+    """One example a row, in the same order; what is a benefit follows from its raw outcome."""
     return [
         Example(
             case=case_of(row),
@@ -86,6 +88,7 @@ def make_examples(rows: Sequence[CorpusRow]) -> list[Example]:
             path=row.adaptive_batch_sizes,
             time_saved_pct=row.curve_saved_pct,
             accuracy_delta_pp=row.accuracy_delta_pp,
+            limits=limits,
         )
         for row in rows
     ]

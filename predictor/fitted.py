@@ -28,10 +28,11 @@ from predictor.physical import (
 from predictor.recipe import KnownRecipe, Recipe, known_recipes
 from stability_probe.errors import MissingError, RunError
 from stability_probe.folders import cache_home
+from stability_probe.records import DEFAULT_LIMITS, Limits
 from stability_probe.sealed import seal, unseal
 from stability_probe.store import write_text
 
-_FORMAT = 3
+_FORMAT = 4
 """Of the stored numbers and of how they are computed: raised when either changes."""
 
 
@@ -40,7 +41,9 @@ class FittedPredictor:
     """Everything a prediction needs of its corpus."""
 
     key: str
-    """Of the rows and of the formulas that were applied to them."""
+    """Of the rows, the limits and the formulas that were applied to them."""
+    limits: Limits
+    """What was taken for a benefit."""
     harm_rate: float
     """Share of the rows that lost more accuracy than a benefit may cost."""
     mean_delta_pp: float
@@ -54,14 +57,18 @@ class FittedPredictor:
     updates_per_epoch: tuple[float, float]
     """Smallest and largest of the rows."""
     no_skill: str | None
-    """Why the corpus cannot tell models apart, None when it can."""
+    """Why the corpus bears out no verdict, None when it does."""
+    only_verdict: str | None
+    """The one verdict that it bears out, where it cannot tell models apart but all are alike."""
     basis: str
     """What a prediction rests on, in a sentence."""
 
     def estimates(self, cases: Sequence[Case]) -> Estimates:
         """One a case, by the chosen candidate."""
         model = ConstantHarm(
-            paths=Paths(), harm_rate=self.harm_rate, mean_delta_pp=self.mean_delta_pp
+            paths=Paths(limits=self.limits),
+            harm_rate=self.harm_rate,
+            mean_delta_pp=self.mean_delta_pp,
         )
         return model.estimates(cases)
 
@@ -74,18 +81,20 @@ class FittedPredictor:
         return intervals_around(told, cases, widths)
 
 
-def fitted_predictor(corpus: Path | None = None) -> FittedPredictor:
+def fitted_predictor(
+    corpus: Path | None = None, limits: Limits = DEFAULT_LIMITS
+) -> FittedPredictor:
     """Of `corpus`, else of the shipped and the user's rows: stored if it was made before.
 
     Raises `MissingError` for an unusable corpus.
     """
     paths = [corpus] if corpus else known_paths()
-    key = _key(paths)
+    key = _key(paths, limits)
     for stored in (corpus_path().with_name("fitted.json"), _cache_path(key)):
         fitted = _read(stored)
         if fitted is not None and fitted.key == key:
             return fitted
-    fitted = fit_predictor(paths, key)
+    fitted = fit_predictor(paths, limits)
     # A cache that cannot be written costs time, nothing else.
     with contextlib.suppress(OSError, RunError):
         _cache_path(key).parent.mkdir(parents=True, exist_ok=True)
@@ -93,15 +102,15 @@ def fitted_predictor(corpus: Path | None = None) -> FittedPredictor:
     return fitted
 
 
-def fit_known() -> FittedPredictor:
+def fit_known(limits: Limits = DEFAULT_LIMITS) -> FittedPredictor:
     """Of the shipped and the user's rows, whatever is stored."""
-    return fit_predictor(known_paths())
+    return fit_predictor(known_paths(), limits)
 
 
-def fit_predictor(paths: Sequence[Path], key: str | None = None) -> FittedPredictor:
+def fit_predictor(paths: Sequence[Path], limits: Limits = DEFAULT_LIMITS) -> FittedPredictor:
     """Fit on the rows of these files. Raises `MissingError` when none is usable."""
     from predictor.candidates import CANDIDATES
-    from predictor.evaluate import describe, no_skill
+    from predictor.evaluate import describe, no_skill, only_verdict
     from predictor.examples import make_examples, usable
     from predictor.features import feature_range
     from predictor.held_out import Refits, half_widths
@@ -109,7 +118,7 @@ def fit_predictor(paths: Sequence[Path], key: str | None = None) -> FittedPredic
     rows = usable(load_rows(paths))
     if not rows:
         raise MissingError("the corpus holds no finished pair of runs; use another corpus")
-    examples = make_examples(rows)
+    examples = make_examples(rows, limits)
     refits = Refits(CANDIDATES[CHOSEN], examples)
     model = CANDIDATES[CHOSEN].fit(examples)
     if not isinstance(model, ConstantHarm) or model.paths.paths:
@@ -118,7 +127,8 @@ def fit_predictor(paths: Sequence[Path], key: str | None = None) -> FittedPredic
     low, high = feature_range([e.case for e in examples])
     updates = [e.case.updates_per_epoch for e in examples]
     return FittedPredictor(
-        key=key or _key(paths),
+        key=_key(paths, limits),
+        limits=limits,
         harm_rate=model.harm_rate,
         mean_delta_pp=model.mean_delta_pp,
         time_saved_half_width=widths["time_saved_pct"],
@@ -128,6 +138,7 @@ def fit_predictor(paths: Sequence[Path], key: str | None = None) -> FittedPredic
         recipes=known_recipes(rows),
         updates_per_epoch=(min(updates), max(updates)),
         no_skill=without_skill,
+        only_verdict=only_verdict(refits),
         basis=describe(refits, verdicts=without_skill is None),
     )
 
@@ -156,6 +167,7 @@ def _read(path: Path) -> FittedPredictor | None:
             if len(values[name]) != len(FEATURES):
                 return None
         values["updates_per_epoch"] = tuple(values["updates_per_epoch"])
+        values["limits"] = Limits(**values["limits"])
         values["recipes"] = tuple(_read_recipe(recipe) for recipe in values["recipes"])
         return FittedPredictor(**values)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -170,8 +182,9 @@ def _read_recipe(values: dict[str, Any]) -> KnownRecipe:
     )
 
 
-def _key(paths: Sequence[Path]) -> str:
-    digest = hashlib.sha256(f"{_FORMAT} {CHOSEN} {CORPUS_READING} {FEATURES}".encode())
+def _key(paths: Sequence[Path], limits: Limits) -> str:
+    formulas = f"{_FORMAT} {CHOSEN} {CORPUS_READING} {FEATURES} {limits}"
+    digest = hashlib.sha256(formulas.encode())
     for path in paths:
         try:
             digest.update(path.read_bytes())

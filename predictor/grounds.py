@@ -19,7 +19,7 @@ from predictor.features import FEATURES, Case, make_cases, replayed_time_saved_p
 from predictor.fitted import FittedPredictor, fitted_predictor
 from predictor.physical import rehearsals
 from stability_probe import metrics
-from stability_probe.records import Characterization, MeanStd
+from stability_probe.records import DEFAULT_LIMITS, Characterization, Limits, MeanStd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +32,12 @@ class Rehearsed:
     """Batch sizes by epoch, one a draw of the scatter."""
     saved_pct: tuple[float, ...]
     """What each path saves on the throughput curve of the device."""
+    limits: Limits
 
     @property
     def enough(self) -> float:
         """Share of the paths that save enough to be a benefit."""
-        return float(np.mean(np.array(self.saved_pct) >= metrics.MIN_TIME_SAVED_PCT))
+        return float(np.mean(np.array(self.saved_pct) >= self.limits.min_time_saved_pct))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,17 +86,17 @@ class Grounds:
     """All of the corpus, the nearest first."""
 
 
-def make_grounds(c: Characterization) -> Grounds:
+def make_grounds(c: Characterization, limits: Limits = DEFAULT_LIMITS) -> Grounds:
     """Of a prediction made now, from the shipped and the user's rows.
 
     Raises `MissingError` for an unusable corpus.
     """
-    fitted, cases = fitted_predictor(), make_cases(c)
+    fitted, cases = fitted_predictor(limits=limits), make_cases(c)
     told = fitted.estimates(cases)
     rows = usable(load_rows(known_paths()))
     return Grounds(
         fitted=fitted,
-        rehearsed=tuple(_rehearse(s, case) for s, case in zip(c.seeds, cases, strict=True)),
+        rehearsed=tuple(_rehearse(s, case, limits) for s, case in zip(c.seeds, cases, strict=True)),
         probability_of_benefit=float(told.probability_of_benefit.mean()),
         time_saved_pct=float(told.time_saved_pct.mean()),
         features=_feature_ranges(cases, fitted),
@@ -103,10 +104,10 @@ def make_grounds(c: Characterization) -> Grounds:
     )
 
 
-def _rehearse(seed: int, case: Case) -> Rehearsed:
+def _rehearse(seed: int, case: Case, limits: Limits) -> Rehearsed:
     paths = rehearsals(case)
     saved = tuple(map(float, replayed_time_saved_pct(paths, case)))
-    return Rehearsed(seed=seed, case=case, paths=paths, saved_pct=saved)
+    return Rehearsed(seed=seed, case=case, paths=paths, saved_pct=saved, limits=limits)
 
 
 def _feature_ranges(cases: Sequence[Case], fitted: FittedPredictor) -> tuple[FeatureRange, ...]:
@@ -146,11 +147,13 @@ def _neighbours(
     groups: dict[tuple[str, str], list[CorpusRow]] = {}
     for row in rows:
         groups.setdefault((row.model, row.data), []).append(row)
-    found = [_neighbour(own, group, width) for group in groups.values()]
+    found = [_neighbour(own, group, width, fitted.limits) for group in groups.values()]
     return tuple(sorted(found, key=lambda n: (n.distance, n.model, n.data)))
 
 
-def _neighbour(own: np.ndarray, rows: Sequence[CorpusRow], width: np.ndarray) -> Neighbour:
+def _neighbour(
+    own: np.ndarray, rows: Sequence[CorpusRow], width: np.ndarray, limits: Limits
+) -> Neighbour:
     features = np.array([case_of(row).features for row in rows])
     gaps = np.array([_mean(column) for column in features.T]) - own
     # A feature that is the same in all rows, or undefined here or there, tells no distance.
@@ -167,6 +170,6 @@ def _neighbour(own: np.ndarray, rows: Sequence[CorpusRow], width: np.ndarray) ->
         stability_score=float(np.mean(window)),
         time_saved_pct=metrics.mean_std([row.curve_saved_pct for row in rows]),
         accuracy_delta_pp=metrics.mean_std([row.accuracy_delta_pp for row in rows]),
-        benefits=sum(row.benefit_class == "benefits" for row in rows),
+        benefits=sum(row.benefit_class(limits) == "benefits" for row in rows),
         seeds=len(rows),
     )

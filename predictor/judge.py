@@ -22,7 +22,7 @@ def judge(
     time_saved = metrics.mean_std([p.time_saved_pct for p in pairs])
     delta = metrics.mean_std([p.accuracy_delta_pp for p in pairs])
     to_target = [p.time_to_target_saved_pct for p in pairs]
-    measured_class = metrics.benefit_class(time_saved.mean, delta.mean)
+    measured_class = metrics.benefit_class(time_saved.mean, delta.mean, prediction.limits)
     told = (prediction.time_saved_interval_pct, prediction.accuracy_delta_interval_pp)
     inside = [
         ends[0] <= measured.mean <= ends[1]

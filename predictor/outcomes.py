@@ -12,7 +12,7 @@ from predictor.corpus import CorpusRow
 from predictor.examples import finished, in_order, usable
 from predictor.scores import Score
 from stability_probe import metrics
-from stability_probe.records import MeanStd
+from stability_probe.records import DEFAULT_LIMITS, Limits, MeanStd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,19 +48,21 @@ class ModelOutcome:
     """Rows that benefited."""
 
 
-def compare_arms(rows: Sequence[CorpusRow]) -> tuple[Arm, ...]:
+def compare_arms(rows: Sequence[CorpusRow], limits: Limits = DEFAULT_LIMITS) -> tuple[Arm, ...]:
     """Each schedule of the corpus over all its finished rows, and DEBA beside it."""
     done = in_order(r for r in rows if finished(r))
     deba = {r.fixed_run_id: r for r in usable(done)}
     names = sorted({r.arm for r in done}, key=lambda n: (n != "deba", n))
-    return tuple(_arm(n, [r for r in done if r.arm == n], deba) for n in names)
+    return tuple(_arm(n, [r for r in done if r.arm == n], deba, limits) for n in names)
 
 
-def _arm(name: str, rows: Sequence[CorpusRow], deba: Mapping[str, CorpusRow]) -> Arm:
+def _arm(
+    name: str, rows: Sequence[CorpusRow], deba: Mapping[str, CorpusRow], limits: Limits
+) -> Arm:
     drawn = bootstrap.weights([r.family for r in rows])
     saved = np.array([r.curve_saved_pct for r in rows])
     delta = np.array([r.accuracy_delta_pp for r in rows])
-    benefit = np.array([r.benefit_class == "benefits" for r in rows], float)
+    benefit = np.array([r.benefit_class(limits) == "benefits" for r in rows], float)
     beside = [deba.get(r.fixed_run_id) for r in rows]
     # On the arm's curve: the two may have been measured on two machines.
     deba_saved = [
@@ -79,16 +81,18 @@ def _arm(name: str, rows: Sequence[CorpusRow], deba: Mapping[str, CorpusRow]) ->
     )
 
 
-def model_outcomes(rows: Sequence[CorpusRow]) -> tuple[ModelOutcome, ...]:
+def model_outcomes(
+    rows: Sequence[CorpusRow], limits: Limits = DEFAULT_LIMITS
+) -> tuple[ModelOutcome, ...]:
     """One entry an architecture, the most time saved first. `rows` are of one schedule."""
     groups: dict[str, list[CorpusRow]] = {}
     for row in rows:
         groups.setdefault(row.model, []).append(row)
-    told = [_model(group) for group in groups.values()]
+    told = [_model(group, limits) for group in groups.values()]
     return tuple(sorted(told, key=lambda m: (-m.time_saved_pct.mean, m.model)))
 
 
-def _model(rows: Sequence[CorpusRow]) -> ModelOutcome:
+def _model(rows: Sequence[CorpusRow], limits: Limits) -> ModelOutcome:
     return ModelOutcome(
         model=rows[0].model,
         family=rows[0].family,
@@ -97,7 +101,7 @@ def _model(rows: Sequence[CorpusRow]) -> ModelOutcome:
         stability_score=metrics.mean_std([r.window.stability_score for r in rows]),
         time_saved_pct=metrics.mean_std([r.curve_saved_pct for r in rows]),
         accuracy_delta_pp=metrics.mean_std([r.accuracy_delta_pp for r in rows]),
-        benefits=sum(r.benefit_class == "benefits" for r in rows),
+        benefits=sum(r.benefit_class(limits) == "benefits" for r in rows),
     )
 
 

@@ -17,6 +17,7 @@ from predictor.corpus import CORPUS_READING
 from predictor.features import Case, replayed_time_saved_pct
 from predictor.rehearsal import rehearse
 from stability_probe import metrics
+from stability_probe.records import DEFAULT_LIMITS, Limits
 
 INTERVAL_LEVEL = 0.9
 """Nominal coverage of the intervals."""
@@ -80,6 +81,7 @@ class Paths:
     """Distinct; none where each case rehearses its own."""
     shares: tuple[float, ...] = ()
     """How often each was taken; they sum to one."""
+    limits: Limits = DEFAULT_LIMITS
 
     def time_saved(self, case: Case) -> tuple[float, float]:
         """Mean on the case's curve, percent, and the share that saves enough to be a benefit."""
@@ -88,7 +90,7 @@ class Paths:
         else:
             saved = rehearsed_time_saved_pct(case)
             shares = np.full(len(saved), 1 / len(saved))
-        enough = float(shares @ (saved >= metrics.MIN_TIME_SAVED_PCT))
+        enough = float(shares @ (saved >= self.limits.min_time_saved_pct))
         # A sum of shares may exceed 1 in its last digit.
         return float(shares @ saved), min(1.0, enough)
 

@@ -14,15 +14,17 @@ from predictor.decide import (
 from predictor.features import make_cases
 from predictor.fitted import fitted_predictor
 from predictor.recipe import unlike_recipes
-from stability_probe.records import Characterization, Prediction
+from stability_probe.records import DEFAULT_LIMITS, Characterization, Limits, Prediction
 
 
-def predict(c: Characterization, corpus: Path | None = None) -> Prediction:
+def predict(
+    c: Characterization, corpus: Path | None = None, limits: Limits = DEFAULT_LIMITS
+) -> Prediction:
     """The verdict for a characterized model, from `corpus`, else the shipped and the user's rows.
 
     Raises `MissingError` for an unusable corpus.
     """
-    fitted = fitted_predictor(corpus)
+    fitted = fitted_predictor(corpus, limits)
     cases = make_cases(c)
     told = fitted.estimates(cases)
     unlike = unlike_recipes(c.config, fitted.recipes)
@@ -33,13 +35,15 @@ def predict(c: Characterization, corpus: Path | None = None) -> Prediction:
     return decide(
         told,
         fitted.intervals(told, cases),
+        limits=limits,
         unlike=unlike,
         no_skill=fitted.no_skill,
-        hopeless=None if c.curve.busy else too_little_headroom(cases[0]),
+        only=fitted.only_verdict,
+        hopeless=None if c.curve.busy else too_little_headroom(cases[0], limits),
         basis=fitted.basis,
         alternative=(
             None
             if c.curve.busy
-            else larger_fixed_batch(cases[0], float(told.time_saved_pct.mean()))
+            else larger_fixed_batch(cases[0], float(told.time_saved_pct.mean()), limits)
         ),
     )

@@ -9,11 +9,12 @@ import numpy as np
 
 from predictor.candidates import BASELINES, CANDIDATES
 from predictor.corpus import CorpusRow, not_among
-from predictor.evaluate import brier, held_out_cases, no_skill
+from predictor.evaluate import brier, held_out_cases, no_skill, only_verdict
 from predictor.examples import Example, families, make_examples, usable
 from predictor.held_out import Refits, intervals
 from predictor.physical import CHOSEN, Estimates
 from predictor.scores import HeldOutCase
+from stability_probe.records import DEFAULT_LIMITS, Limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,9 @@ class Skill:
     """Of always telling the share of benefits among the other families."""
     time_saved_mae: float
     no_skill: str | None
-    """Why every verdict abstains, None where the corpus can tell models apart."""
+    """Why every verdict abstains, None where the corpus bears one out."""
+    only_verdict: str | None
+    """The one that it bears out where it cannot tell models apart, but nearly all are alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,7 @@ class Refit:
     """What `probe fit` tells."""
 
     chosen: str
+    limits: Limits
     shipped: Skill
     together: Skill
     """The shipped rows and the user's."""
@@ -47,19 +51,22 @@ class Refit:
     """Share of the user's rows whose time saved lies in its interval."""
 
 
-def refit(shipped: Sequence[CorpusRow], own: Sequence[CorpusRow]) -> Refit:
+def refit(
+    shipped: Sequence[CorpusRow], own: Sequence[CorpusRow], limits: Limits = DEFAULT_LIMITS
+) -> Refit:
     """Score the user's rows by the shipped ones, then both together with families held out.
 
     Own rows count when they are of DEBA, as the corpus reads it, and not among the shipped ones.
     """
     kept = usable(not_among(shipped, own))
-    known, mine = make_examples(usable(shipped)), make_examples(kept)
+    known, mine = (make_examples(rows, limits) for rows in (usable(shipped), kept))
     refits = Refits(CANDIDATES[CHOSEN], known, [e.case for e in mine])
     at = np.arange(len(known), len(known) + len(mine))
     told = Estimates(**{name: values[at] for name, values in vars(refits.without()).items()})
-    cases = held_out_cases(kept, told, intervals(refits, at.tolist()))
+    cases = held_out_cases(kept, mine, told, intervals(refits, at.tolist()))
     return Refit(
         chosen=CHOSEN,
+        limits=limits,
         shipped=_skill(known),
         together=_skill([*known, *mine]),
         own=cases,
@@ -90,4 +97,5 @@ def _skill(examples: Sequence[Example]) -> Skill:
         brier_base_rate=brier(base.leave_one_out(), examples),
         time_saved_mae=float(np.abs(told.time_saved_pct - measured).mean()),
         no_skill=no_skill(chosen),
+        only_verdict=only_verdict(chosen),
     )

@@ -10,7 +10,6 @@ from predictor.decide import ADAPT_PROBABILITY, KEEP_PROBABILITY
 from predictor.grounds import FeatureRange, Grounds, Neighbour
 from predictor.page import Fact, Part, Table
 from predictor.scores import HeldOut, Score
-from stability_probe import metrics
 from stability_probe.words import percent, signed
 
 _NEIGHBOURS = 6
@@ -19,6 +18,7 @@ _NEIGHBOURS = 6
 def grounds_part(key: str, grounds: Grounds) -> Part:
     """The prediction taken apart, down to its product."""
     rehearsed, harm = grounds.rehearsed, grounds.fitted.harm_rate
+    limits = grounds.fitted.limits
     table = Table(
         caption="Rehearsals, seed by seed",
         columns=("window", "largest batch", "time saved %", "save enough", "probability"),
@@ -42,12 +42,13 @@ def grounds_part(key: str, grounds: Grounds) -> Part:
             "DEBA is rehearsed on each seed's window: its norm and loss go on as power laws with "
             "the window's own scatter, and the rule answers with batch sizes. Each sequence is put "
             "on the throughput curve above; that gives the time it would save.",
-            f"Share of the rehearsals that save at least {metrics.MIN_TIME_SAVED_PCT:.0f} %: "
+            f"Share of the rehearsals that save at least {limits.min_time_saved_pct:g} %: "
             f"{enough:.2f}. Runs of the corpus that lost more than "
-            f"{metrics.MAX_ACCURACY_LOSS_PP} points of accuracy: {harm:.2f}, taken as the same for "
-            f"every model. Probability of a benefit: {enough:.2f} × (1 − {harm:.2f}) = "
+            f"{limits.max_accuracy_loss_pp:g} points of accuracy: {harm:.2f}, taken as the same "
+            f"for every model. Probability of a benefit: {enough:.2f} × (1 − {harm:.2f}) = "
             f"{grounds.probability_of_benefit:.2f}. A verdict needs at most {KEEP_PROBABILITY} or "
-            f"at least {ADAPT_PROBABILITY}, and a predictor that has shown skill.",
+            f"at least {ADAPT_PROBABILITY}, and a corpus that bears it out: by the skill that the "
+            "predictor has shown on families it never saw, or since nearly all rows agree.",
             "Intervals are conformal, from errors on architecture families held out: "
             f"± {widths[0]:.1f} points of time saved, ± {widths[1]:.1f} points of accuracy.",
         ),
@@ -99,7 +100,7 @@ def held_out_part(key: str, held: HeldOut) -> Part:
                 name="who benefits (Brier score)",
                 value=f"{held.brier.value:.3f}",
                 meaning=f"{_ends(held.brier, '{:.3f}')}; {skill} than always telling the base "
-                f"rate, {held.brier_of_base_rate.value:.3f}",
+                f"rate, {held.brier_of_base_rate.value:.3f}; a benefit: {held.limits.words}",
             ),
         ),
         figures=(figures.told_figure(key, held),),

@@ -40,8 +40,7 @@ def verdict_of(p: Prediction, notes: Sequence[str] = ()) -> Verdict:
             Fact(
                 name="probability of a benefit",
                 value=f"{p.probability_of_benefit:.2f}",
-                meaning=f"at least {metrics.MIN_TIME_SAVED_PCT:.0f} % less time, at most "
-                f"{metrics.MAX_ACCURACY_LOSS_PP} points less accuracy",
+                meaning=p.limits.words,
             ),
         ),
         advice=f"Plainer: {p.alternative}." if p.alternative else "",

@@ -37,7 +37,7 @@ def probe_section(key: str, probed: Probed, root: Path) -> Section:
     """What the probe told, and what came of it where full runs are stored in `root`."""
     c, p = probed.characterization, probed.prediction
     config = c.config
-    grounds = make_grounds(c)
+    grounds = make_grounds(c, p.limits)
     stored = stored_pairs(c, root)
     pairs = _of_its_machine(stored, c)
     validation = judged(c, p, pairs) if pairs else None
@@ -51,7 +51,7 @@ def probe_section(key: str, probed: Probed, root: Path) -> Section:
         repeat_part(
             _cost(c),
             c.environment,
-            [characterize_command(c), validate_after(c)],
+            [characterize_command(c, p.limits), validate_after(c, p.limits)],
             ["The first line measures this again; the second puts the prediction to the test."],
         ),
     ]
@@ -91,7 +91,7 @@ def _of_its_machine(pairs: Sequence[Pair], c: Characterization) -> list[Pair]:
 
 def judged(c: Characterization, p: Prediction, pairs: Sequence[Pair]) -> Validation:
     """A prediction beside the outcome of these pairs."""
-    outcomes = [compare_runs(fixed, adaptive) for fixed, adaptive in pairs]
+    outcomes = [compare_runs(fixed, adaptive, p.limits) for fixed, adaptive in pairs]
     return judge(RunConfig.from_dict(c.config), [o.seed for o in outcomes], p, outcomes)
 
 

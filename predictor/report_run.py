@@ -22,7 +22,13 @@ from predictor.summary import scatter_words
 from stability_probe.config import RunConfig
 from stability_probe.errors import MissingError
 from stability_probe.paired import compare_runs, machine_of, same_machine
-from stability_probe.records import Comparison, EpochRecord, RunResult
+from stability_probe.records import (
+    DEFAULT_LIMITS,
+    Comparison,
+    EpochRecord,
+    Limits,
+    RunResult,
+)
 from stability_probe.store import read_characterization
 from stability_probe.stored import Probed, fixed_twin
 from stability_probe.words import percent
@@ -41,8 +47,9 @@ def run_section(key: str, run: RunResult, root: Path) -> Section:
     config = run.config
     fixed = fixed_twin(run, root)
     alike = fixed is not None and run.status == "finished" and same_machine(fixed, run)
-    pair = compare_runs(fixed, run) if fixed and alike and run.epochs else None
     probed = _probed(run, root)
+    limits = probed.prediction.limits if probed else DEFAULT_LIMITS
+    pair = compare_runs(fixed, run, limits) if fixed and alike and run.epochs else None
     parts: list[Part] = []
     if pair and probed and _spoken_of(run):
         config_run = RunConfig.from_dict(config)
@@ -64,7 +71,7 @@ def run_section(key: str, run: RunResult, root: Path) -> Section:
         subtitle=f"{size}on {config['data']}, {config['scheduler']} schedule, seed "
         f"{config['seed']}, batch {config['batch_size']}, {config['optimizer']} at "
         f"{config['lr']:g}; run {run.run_id}",
-        verdict=_verdict(run, fixed, pair, probed),
+        verdict=_verdict(run, fixed, pair, probed, limits),
         gain=_gain(pair, headroom),
         parts=tuple(parts),
     )
@@ -107,7 +114,11 @@ def _spoken_of(run: RunResult) -> bool:
 
 
 def _verdict(
-    run: RunResult, fixed: RunResult | None, pair: Comparison | None, probed: Probed | None
+    run: RunResult,
+    fixed: RunResult | None,
+    pair: Comparison | None,
+    probed: Probed | None,
+    limits: Limits,
 ) -> Verdict:
     done, wanted = len(run.epochs), RunConfig.from_dict(run.config).last_epoch
     facts = _facts(run, pair)
@@ -121,7 +132,7 @@ def _verdict(
     if pair is not None:
         reason = (
             f"Beside the fixed batch of {run.config['batch_size']} with the same seed. One pair of "
-            "runs is one draw: several seeds tell more."
+            f"runs is one draw: several seeds tell more. Paying off means {limits.words}."
         )
         words, tone = _WORDS[pair.benefit_class], _TONES[pair.benefit_class]
         return Verdict(words=words, tone=tone, reason=reason, facts=facts, notes=notes)

@@ -9,7 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stability_probe.config import RunConfig
-from stability_probe.records import Characterization, RunResult, Study, Validation
+from stability_probe.records import (
+    DEFAULT_LIMITS,
+    Characterization,
+    Limits,
+    RunResult,
+    Study,
+    Validation,
+)
+from stability_probe.settings import LIMIT_FLAGS
 
 _FLAGGED = (
     *("data", "data_dir", "limit", "img_size", "batch_size", "max_batch_size", "epochs"),
@@ -33,15 +41,27 @@ def changed_flags(config: Mapping[str, Any], names: Sequence[str] = _FLAGGED) ->
     return words
 
 
-def characterize_command(c: Characterization) -> str:
+def limit_flags(limits: Limits) -> list[str]:
+    """The flags that set the same limits again."""
+    return [
+        word
+        for name, flag in LIMIT_FLAGS.items()
+        if (value := getattr(limits, name)) != getattr(DEFAULT_LIMITS, name)
+        for word in (flag, str(value).removesuffix(".0"))
+    ]
+
+
+def characterize_command(c: Characterization, limits: Limits) -> str:
     """Of the probe. The memory format was measured, unless it was asked for."""
     asked = ("channels_last",) if c.curve.memory_format_reason == "as asked" else ()
-    return _command("characterize", c.config, [*_FLAGGED, *asked], _seeds(c.seeds, (0,)))
+    more = [*_seeds(c.seeds, (0,)), *limit_flags(limits)]
+    return _command("characterize", c.config, [*_FLAGGED, *asked], more)
 
 
-def validate_after(c: Characterization) -> str:
+def validate_after(c: Characterization, limits: Limits) -> str:
     """Of the full runs that would put the prediction to the test."""
-    return _command("validate", c.config, _FLAGGED, _seeds(c.seeds, (0, 1, 2)))
+    more = [*_seeds(c.seeds, (0, 1, 2)), *limit_flags(limits)]
+    return _command("validate", c.config, _FLAGGED, more)
 
 
 def run_command(result: RunResult) -> str:
@@ -56,7 +76,8 @@ def run_command(result: RunResult) -> str:
 
 def validate_command(v: Validation) -> str:
     """Of a validation, as far as what it printed tells its settings."""
-    return _command("validate", v.config, _FLAGGED, _seeds(v.seeds, (0, 1, 2)))
+    more = [*_seeds(v.seeds, (0, 1, 2)), *limit_flags(v.prediction.limits)]
+    return _command("validate", v.config, _FLAGGED, more)
 
 
 def study_command(study: Study) -> str:
@@ -65,7 +86,12 @@ def study_command(study: Study) -> str:
     if is_ablation(study):
         return _command("ablate", study.config, _FLAGGED, [*seeds, *_scheduler_args(study.config)])
     rivals = ",".join(arm.name for arm in study.arms if arm.role == "schedule")
-    return _command("compare", study.config, _FLAGGED, [*seeds, "--schedulers", rivals])
+    return _command(
+        "compare",
+        study.config,
+        _FLAGGED,
+        [*seeds, "--schedulers", rivals, *limit_flags(study.limits)],
+    )
 
 
 def is_ablation(study: Study) -> bool:

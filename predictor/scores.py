@@ -8,6 +8,7 @@ from pathlib import Path
 from predictor.corpus import corpus_path
 from stability_probe.errors import MissingError
 from stability_probe.plain import from_plain
+from stability_probe.records import Limits
 from stability_probe.store import read_json
 
 
@@ -43,6 +44,8 @@ class HeldOut:
     """The scores of what `probe` predicts with."""
 
     chosen: str
+    limits: Limits
+    """What was taken for a benefit."""
     num_rows: int
     num_models: int
     num_families: int
@@ -67,6 +70,7 @@ def load_held_out(path: Path | None = None) -> HeldOut:
         own = by_name[values["chosen"]]
         return HeldOut(
             chosen=values["chosen"],
+            limits=from_plain(Limits, values["limits"]),
             num_rows=values["num_rows"],
             num_models=values["num_models"],
             num_families=values["num_families"],

@@ -11,10 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from predictor.evaluate import CandidateScores, Evaluation
-from predictor.refit import Refit
+from predictor.refit import Refit, Skill
 from predictor.scores import Score
 from predictor.stability_scores import WINDOWS, ScoreFormula
-from stability_probe import metrics
 from stability_probe.plain import to_plain
 from stability_probe.records import MeanStd
 from stability_probe.run_summary import SCHEMA_VERSION
@@ -35,6 +34,7 @@ def evaluation_tables(e: Evaluation) -> Group:
         counts += f" ({e.num_diverged} diverged)"
     head = (
         f"{e.num_rows} rows, {e.num_models} models, {e.num_families} families: {counts}\n"
+        f"a benefit: {e.limits.words}\n"
         "families held out; [ ] 90 % bootstrap interval over families"
     )
     chosen = (
@@ -119,10 +119,19 @@ def refit_tables(r: Refit) -> Group:
             f"{r.own_time_saved_mae:.1f} points, {100 * (r.own_coverage or 0):.0f} % inside "
             "their intervals\n"
         )
-    verdict = r.together.no_skill
-    told += "verdicts can be given" if verdict is None else f"every verdict abstains: {verdict}"
+    told += _verdicts(r.together)
     skill = _table(columns, rows if r.own else list(rows)[:1])
     return Group(*((own, Text()) if r.own else ()), skill, Text(), Text(told))
+
+
+def _verdicts(s: Skill) -> str:
+    """Which verdicts the rows bear out."""
+    if s.no_skill:
+        return f"every verdict abstains: {s.no_skill}"
+    if s.only_verdict:
+        one = s.only_verdict.replace("_", " ")
+        return f"the only verdict is {one}: nearly all rows agree, and none is told from another"
+    return "verdicts can be given"
 
 
 def _bounded(values: dict[str, Any], cases: str) -> dict[str, Any]:
@@ -210,7 +219,7 @@ def _harm_table(e: Evaluation) -> Table:
         ("a fixed run beside that of another seed", e.harm.another_seed),
         ("a fixed run's last epoch beside the one before", e.harm.one_epoch),
     )
-    lost = f"more than {metrics.MAX_ACCURACY_LOSS_PP:g} points lost"
+    lost = f"more than {e.limits.max_accuracy_loss_pp:g} points lost"
     return _table((lost, "share"), ((name, _interval(share)) for name, share in rows))
 
 
@@ -309,5 +318,6 @@ def _with_sd(m: MeanStd, digits: int, sign: str = "-") -> str:
 
 def _short(value: float, digits: int, sign: str = "-") -> str:
     """Without the leading zero, as there are many columns."""
-    text = f"{value:{sign}.{digits}f}"
+    # What is zero but for rounding has a sign that depends on the processor.
+    text = f"{value if abs(value) > 1e-9 else 0.0:{sign}.{digits}f}"
     return text.replace("0.", ".", 1) if text.lstrip("+-").startswith("0.") else text

@@ -12,11 +12,17 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from predictor.reproduce import changed_flags
+from predictor.reproduce import changed_flags, limit_flags
 from stability_probe import metrics
 from stability_probe.plain import to_plain
 from stability_probe.probe_summary import measured_table, over_seeds
-from stability_probe.records import Characterization, Comparison, Prediction, Validation
+from stability_probe.records import (
+    DEFAULT_LIMITS,
+    Characterization,
+    Comparison,
+    Prediction,
+    Validation,
+)
 from stability_probe.run_summary import SCHEMA_VERSION
 from stability_probe.words import interval_words, with_std
 
@@ -90,6 +96,8 @@ def verdict_lines(p: Prediction) -> Text:
     )
     if p.alternative:
         lines.append(f"\nplainer: {p.alternative}")
+    if p.limits != DEFAULT_LIMITS:
+        lines.append(f"\na benefit here: {p.limits.words}", "dim")
     return lines
 
 
@@ -160,6 +168,8 @@ def validation_table(v: Validation) -> Group:
     head = f"{v.config['model']} on {v.config['data']}, {v.config['epochs']} epochs, {seeds}"
     luck = scatter_words(v.comparisons)
     beside = [Text(luck, "dim")] if luck else []
+    if p.limits != DEFAULT_LIMITS:
+        beside.append(Text(f"a benefit here: {p.limits.words}", "dim"))
     return Group(Text(head), Text(), table, *beside, Text(), _outcome(v))
 
 
@@ -198,11 +208,12 @@ def _finite(value: float) -> float | None:
 def _closing_lines(c: Characterization, p: Prediction) -> Text:
     run_s = full_run_s(c)
     config = c.config
+    again = [config["model"], *changed_flags(config), *limit_flags(p.limits)]
     compiled = f" ({c.compile_s:.1f} s of it compilation)" if c.compile_s else ""
     return Text.assemble(
         f"cost: window {c.probe_s:.1f} s{compiled}, {100 * c.probe_s / run_s:.1f} % of the full "
         f"run's {run_s:.0f} s; throughput curve {c.curve.time_s:.1f} s\n",
-        f"next: probe validate {shlex.join([config['model'], *changed_flags(config)])}",
+        f"next: probe validate {shlex.join(again)}",
     )
 
 

@@ -14,7 +14,7 @@ from stability_probe.errors import RunError
 from stability_probe.paired import compare_runs, require_machine
 from stability_probe.probe import characterize
 from stability_probe.progress import Progress, Quiet
-from stability_probe.records import RunResult, Validation
+from stability_probe.records import DEFAULT_LIMITS, Limits, RunResult, Validation
 from stability_probe.run import run
 from stability_probe.store import Store
 
@@ -26,6 +26,7 @@ def validate(
     store: Store,
     scheduler: str = "deba",
     scheduler_args: Mapping[str, Any] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> Validation:
     """Characterize and predict, then measure: fixed and adaptive full runs, paired by seed.
@@ -40,7 +41,7 @@ def validate(
         scheduler_args = CORPUS_READING if scheduler == "deba" else {}
     arguments = dict(scheduler_args)
     c = characterize(config, seeds=seeds, store=store, progress=progress)
-    prediction = predict(c)
+    prediction = predict(c, limits=limits)
     # Kept, so that `probe report` finds it beside the runs that follow.
     store.save_characterization(c, prediction)
     resolved = RunConfig.from_dict(c.config)
@@ -54,7 +55,7 @@ def validate(
             # Before the next one is trained in vain.
             require_machine(result, c.environment)
             results.append(result)
-        pairs.append(compare_runs(*results))
+        pairs.append(compare_runs(results[0], results[1], limits))
     return judge(config, seeds, prediction, pairs)
 
 

@@ -14,7 +14,7 @@ from predictor import bootstrap
 from predictor.corpus import CONFIG_COLUMNS, CorpusRow
 from predictor.scores import Score
 from stability_probe import metrics
-from stability_probe.records import ThroughputCurve
+from stability_probe.records import DEFAULT_LIMITS, Limits, ThroughputCurve
 
 _OUTCOMES: dict[str, Callable[[CorpusRow, ThroughputCurve], float]] = {
     "time_saved_pct": lambda row, curve: row.saved_pct_on(curve),
@@ -88,7 +88,9 @@ def variance_shares(rows: Sequence[CorpusRow]) -> dict[str, Shares]:
     }
 
 
-def seed_floor(rows: Sequence[CorpusRow], drawn: NDArray[np.float64]) -> SeedFloor:
+def seed_floor(
+    rows: Sequence[CorpusRow], drawn: NDArray[np.float64], limits: Limits = DEFAULT_LIMITS
+) -> SeedFloor:
     """What seeds leave to be told, over rows that have another seed of the same beside them.
 
     `drawn` are the weights of the rows, as `bootstrap.weights` gives them.
@@ -100,30 +102,31 @@ def seed_floor(rows: Sequence[CorpusRow], drawn: NDArray[np.float64]) -> SeedFlo
         )
         return bootstrap.mean_score(differences / 2, drawn)
 
+    def benefits(row: CorpusRow, curve: ThroughputCurve) -> float:
+        saved = row.saved_pct_on(curve)
+        return float(metrics.benefit_class(saved, row.accuracy_delta_pp, limits) == "benefits")
+
     return SeedFloor(
-        brier=least(_benefits),
+        brier=least(benefits),
         time_saved_mae=least(_OUTCOMES["time_saved_pct"]),
         accuracy_delta_mae=least(_OUTCOMES["accuracy_delta_pp"]),
     )
 
 
-def _benefits(row: CorpusRow, curve: ThroughputCurve) -> float:
-    saved = row.saved_pct_on(curve)
-    return float(metrics.benefit_class(saved, row.accuracy_delta_pp) == "benefits")
-
-
-def harm_shares(rows: Sequence[CorpusRow], drawn: NDArray[np.float64]) -> HarmShares:
+def harm_shares(
+    rows: Sequence[CorpusRow], drawn: NDArray[np.float64], limits: Limits = DEFAULT_LIMITS
+) -> HarmShares:
     """Of DEBA and of luck, for rows whose fixed runs have finished; `drawn` as in `seed_floor`."""
 
     def loses(accuracy: float, against: float) -> bool:
-        return metrics.loses_accuracy(metrics.accuracy_delta_pp(accuracy, against))
+        return metrics.loses_accuracy(metrics.accuracy_delta_pp(accuracy, against), limits)
 
     by_seed = _to_other_seeds(
         rows, lambda one, other: loses(one.fixed_accuracies[-1], other.fixed_accuracies[-1])
     )
     ends = [row.fixed_accuracies[-2:] for row in rows]
     by_epoch = [loses(end[-1], end[0]) if len(end) > 1 else np.nan for end in ends]
-    by_deba = [metrics.loses_accuracy(row.accuracy_delta_pp) for row in rows]
+    by_deba = [metrics.loses_accuracy(row.accuracy_delta_pp, limits) for row in rows]
     return HarmShares(
         deba=bootstrap.mean_score(np.array(by_deba, float), drawn),
         another_seed=bootstrap.mean_score(by_seed, drawn),

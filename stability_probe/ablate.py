@@ -7,12 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stability_probe import metrics
 from stability_probe.config import RunConfig
 from stability_probe.errors import RunError
 from stability_probe.paired import EQUIVALENCE_LEVEL, mean_interval
 from stability_probe.progress import Progress, Quiet
-from stability_probe.records import ArmOutcome, Claim, RunResult, Study, ThroughputCurve
+from stability_probe.records import (
+    DEFAULT_LIMITS,
+    ArmOutcome,
+    Claim,
+    RunResult,
+    Study,
+    ThroughputCurve,
+)
 from stability_probe.run import load_run_data
 from stability_probe.schedulers import make_scheduler
 from stability_probe.schedulers.deba import thresholds_of
@@ -163,8 +169,8 @@ def _sides(arm: ArmOutcome) -> list[tuple[Any, float]]:
     A margin is what makes a benefit or a harm of a whole schedule.
     """
     return [
-        (arm.curve_saved_pct, metrics.MIN_TIME_SAVED_PCT),
-        (arm.accuracy_delta_pp, metrics.MAX_ACCURACY_LOSS_PP),
+        (arm.curve_saved_pct, DEFAULT_LIMITS.min_time_saved_pct),
+        (arm.accuracy_delta_pp, DEFAULT_LIMITS.max_accuracy_loss_pp),
     ]
 
 

@@ -61,7 +61,8 @@ def choose(study: Study) -> Choice:
         )
     beyond = [arm for arm in named if (t := time_saved(study, arm)) and t.larger_than_noise]
     sure = _saves_most(
-        study, [arm for arm in beyond if not metrics.loses_accuracy(_accuracy_ends(arm)[0])]
+        study,
+        [arm for arm in beyond if not metrics.loses_accuracy(_accuracy_ends(arm)[0], study.limits)],
     )
     if sure is not None:
         return Choice(kind="use", arm=sure, words=f"Use {sure.name}: {_gain(study, sure)}.")
@@ -71,8 +72,8 @@ def choose(study: Study) -> Choice:
             kind="keep",
             arm=None,
             words=f"Keep the batch at {study.config['batch_size']}: nothing saved "
-            f"{metrics.MIN_TIME_SAVED_PCT:g} % of the time beyond the noise at an accuracy loss "
-            f"of at most {metrics.MAX_ACCURACY_LOSS_PP:g} points.",
+            f"{study.limits.min_time_saved_pct:g} % of the time beyond the noise at an accuracy "
+            f"loss of at most {study.limits.max_accuracy_loss_pp:g} points.",
         )
     return Choice(
         kind="likely",
@@ -103,8 +104,8 @@ def _saves_most(study: Study, arms: list[ArmOutcome]) -> ArmOutcome | None:
         for arm in arms
         if (saved := time_saved(study, arm)) is not None
         and arm.accuracy_delta_pp is not None
-        and saved.mean >= metrics.MIN_TIME_SAVED_PCT
-        and not metrics.loses_accuracy(arm.accuracy_delta_pp.mean)
+        and saved.mean >= study.limits.min_time_saved_pct
+        and not metrics.loses_accuracy(arm.accuracy_delta_pp.mean, study.limits)
     ]
     return max(usable, key=lambda pair: pair[0])[1] if usable else None
 

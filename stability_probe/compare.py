@@ -20,7 +20,14 @@ from stability_probe.datasets import Dataset
 from stability_probe.errors import UsageError
 from stability_probe.optim import scale_lr
 from stability_probe.progress import Progress, Quiet
-from stability_probe.records import Contrast, RunResult, Study, ThroughputCurve
+from stability_probe.records import (
+    DEFAULT_LIMITS,
+    Contrast,
+    Limits,
+    RunResult,
+    Study,
+    ThroughputCurve,
+)
 from stability_probe.run import load_run_data
 from stability_probe.schedulers import make_scheduler
 from stability_probe.schedulers.base import GRID
@@ -62,6 +69,7 @@ def compare(
     root: Path,
     schedulers: Sequence[str] = RIVALS,
     jobs: int = 1,
+    limits: Limits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> Study:
     """Run every arm for every seed, then set them side by side; stored runs are not repeated.
@@ -76,13 +84,19 @@ def compare(
     results = dict(run_arms(arms, root, jobs, progress))
     controls = deba_controls(arms, results)
     results.update(run_arms(controls, root, jobs, progress))
-    return compare_study([*arms, *controls], results, curve)
+    return compare_study([*arms, *controls], results, curve, limits)
 
 
-def compare_study(arms: Sequence[Arm], results: Results, curve: ThroughputCurve) -> Study:
+def compare_study(
+    arms: Sequence[Arm],
+    results: Results,
+    curve: ThroughputCurve,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Study:
     """The finished arms side by side, with the advice that follows."""
     study = make_study(arms, results, curve=curve, reference=FIXED, contrasts=CONTRASTS)
-    study = dataclasses.replace(study, contrasts=tuple(map(_as_it_speaks, study.contrasts)))
+    contrasts = tuple(map(_as_it_speaks, study.contrasts))
+    study = dataclasses.replace(study, contrasts=contrasts, limits=limits)
     return concluded(study, advise(study))
 
 

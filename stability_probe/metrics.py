@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from stability_probe.records import (
     EpochRecord,
+    Limits,
     MeanStd,
     NoiseScaleRecord,
     Profile,
@@ -22,10 +23,6 @@ from stability_probe.records import (
     ThroughputCurve,
 )
 
-MIN_TIME_SAVED_PCT = 10.0
-"""A run that saves less is not counted as a benefit."""
-MAX_ACCURACY_LOSS_PP = 0.5
-"""A run that loses more is counted as harm."""
 SCATTER_CHANGES = 5
 """How many changes between epochs, at the end of a run, tell its scatter."""
 TARGET_MARGIN_PP = 0.5
@@ -217,13 +214,13 @@ def accuracy_scatter_pp(accuracies: Sequence[float]) -> float | None:
     return 100.0 * float(np.sqrt(np.mean(changes**2))) if len(changes) else None
 
 
-def loses_accuracy(delta_pp: float) -> bool:
+def loses_accuracy(delta_pp: float, limits: Limits) -> bool:
     """Whether an accuracy change costs more than a benefit may.
 
     Accuracies are whole numbers of test samples, so that a change of exactly the limit is common,
     and as a difference of fractions, six digits each in a corpus, lies on either side of it.
     """
-    return delta_pp < -MAX_ACCURACY_LOSS_PP - 1e-3
+    return delta_pp < -limits.max_accuracy_loss_pp - 1e-3
 
 
 def time_to_target_s(accuracies: Sequence[float], times_s: Sequence[float], target: float) -> float:
@@ -235,8 +232,8 @@ def time_to_target_s(accuracies: Sequence[float], times_s: Sequence[float], targ
     return math.inf
 
 
-def benefit_class(time_saved_pct: float, accuracy_delta: float) -> str:
+def benefit_class(time_saved_pct: float, accuracy_delta: float, limits: Limits) -> str:
     """benefits, neutral or harms, from time saved (%) and accuracy change (pp)."""
-    if loses_accuracy(accuracy_delta):
+    if loses_accuracy(accuracy_delta, limits):
         return "harms"
-    return "benefits" if time_saved_pct >= MIN_TIME_SAVED_PCT else "neutral"
+    return "benefits" if time_saved_pct >= limits.min_time_saved_pct else "neutral"

@@ -8,9 +8,11 @@ from typing import Any
 import click
 
 from stability_probe.config import CHOICES, RunConfig
+from stability_probe.records import DEFAULT_LIMITS
 from stability_probe.settings import (
     FIELD_OF_FLAG,
     FIELDS,
+    LIMIT_FLAGS,
     KeyValue,
     Names,
     OutputFile,
@@ -110,6 +112,19 @@ SCHEDULE: Sequence[click.Option] = (
     field_option("order_seed", "Seed of the order alone.", unset="--seed"),
     _flag("Empty the optimizer's moments when the batch changes.", "--reset-moments"),
     *POLICY,
+)
+LIMITS: Sequence[click.Option] = tuple(
+    click.Option(
+        [LIMIT_FLAGS[name]],
+        type=click.FLOAT,
+        default=getattr(DEFAULT_LIMITS, name),
+        show_default=True,
+        help=about,
+    )
+    for name, about in (
+        ("min_time_saved_pct", "What a benefit saves at least, in percent of the time."),
+        ("max_accuracy_loss_pp", "What a benefit may lose, in points of test accuracy."),
+    )
 )
 LOG = click.Option(
     ["--log"],

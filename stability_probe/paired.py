@@ -10,7 +10,7 @@ import numpy as np
 
 from stability_probe import metrics
 from stability_probe.errors import UsageError
-from stability_probe.records import Comparison, Difference, RunResult
+from stability_probe.records import DEFAULT_LIMITS, Comparison, Difference, Limits, RunResult
 
 ALPHA = 0.05
 """Chance of calling one of a family of differences real when none is."""
@@ -74,7 +74,9 @@ def time_to_target_s(run: RunResult, target: float) -> float:
     )
 
 
-def compare_runs(fixed: RunResult, adaptive: RunResult) -> Comparison:
+def compare_runs(
+    fixed: RunResult, adaptive: RunResult, limits: Limits = DEFAULT_LIMITS
+) -> Comparison:
     """The paired outcome of two finished runs.
 
     Raises `UsageError` for runs of two machines.
@@ -91,7 +93,7 @@ def compare_runs(fixed: RunResult, adaptive: RunResult) -> Comparison:
         time_to_target_saved_pct=metrics.saved_pct(
             time_to_target_s(adaptive, target), time_to_target_s(fixed, target)
         ),
-        benefit_class=metrics.benefit_class(time_saved, delta),
+        benefit_class=metrics.benefit_class(time_saved, delta, limits),
         fixed_scatter_pp=metrics.accuracy_scatter_pp([e.test_accuracy for e in fixed.epochs]),
     )
 

@@ -10,6 +10,35 @@ from stability_probe.notebook import Shown
 
 
 @dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What counts as a benefit, and what as harm. Raises `ValueError` for limits that cannot be."""
+
+    min_time_saved_pct: float = 10.0
+    """A run that saves less is no benefit."""
+    max_accuracy_loss_pp: float = 0.5
+    """A run that loses more test accuracy, percentage points, is harm."""
+
+    def __post_init__(self) -> None:
+        for name, value, below in (
+            ("least time saved", self.min_time_saved_pct, "at least 0 and below 100 %"),
+            ("largest loss of accuracy", self.max_accuracy_loss_pp, "0 to less than 100 points"),
+        ):
+            if not 0 <= value < 100:
+                raise ValueError(f"the {name} is {value:g}; use {below}")
+
+    @property
+    def words(self) -> str:
+        """What a benefit is."""
+        return (
+            f"at least {self.min_time_saved_pct:g} % less time, at most "
+            f"{self.max_accuracy_loss_pp:g} points less accuracy"
+        )
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepRecord:
     """Gradient statistics of one measured step (steps are measured on a stride)."""
 
@@ -350,6 +379,8 @@ class Prediction:
     """What it rests on: corpus size and its leave-one-family-out score."""
     alternative: str | None = None
     """A plainer choice that would save as much, where there is one."""
+    limits: Limits = DEFAULT_LIMITS
+    """What was taken for a benefit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -363,7 +394,7 @@ class Comparison:
     time_to_target_saved_pct: float
     """-inf where the adaptive run never reached the target."""
     benefit_class: str
-    """benefits, neutral or harms."""
+    """benefits, neutral or harms, by the limits of the prediction that it is held against."""
     fixed_scatter_pp: float | None = None
     """How far the fixed run's accuracy moves from epoch to epoch at its end, percentage points; see
     `metrics.accuracy_scatter_pp`."""
@@ -467,6 +498,8 @@ class Study:
     """What to do, in a sentence or two."""
     machines: tuple[str, ...] = ()
     """All that its runs were made on, in words; empty in studies stored before it was recorded."""
+    limits: Limits = DEFAULT_LIMITS
+    """What was taken for a benefit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -483,7 +516,7 @@ class Validation:
     time_to_target_saved_pct: float | None
     """Mean over seeds; None where a seed never reached its target."""
     benefit_class: str
-    """Of the mean outcome."""
+    """Of the mean outcome, by the limits of the prediction."""
     inside_interval: bool | None
     """Both means lie inside their predicted intervals."""
     class_correct: bool | None

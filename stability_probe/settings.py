@@ -19,10 +19,18 @@ import click
 from click.core import ParameterSource
 
 from stability_probe.config import RunConfig
+from stability_probe.errors import UsageError
+from stability_probe.records import Limits
 
 FIELDS = {field.name: field for field in dataclasses.fields(RunConfig)}
 MAX_SEEDS = 1000
 _NOT_SHOWN = ("config", "json")
+
+LIMIT_FLAGS = {
+    "min_time_saved_pct": "--min-time-saved",
+    "max_accuracy_loss_pp": "--max-accuracy-loss",
+}
+"""Of the fields of `Limits`."""
 
 # The run calls it window_epochs, since it also has a window of decisions; a flag need not.
 FIELD_OF_FLAG = {"window": "window_epochs", "scheduler_arg": "scheduler_args"}
@@ -138,6 +146,15 @@ def make_config(options: Mapping[str, Any]) -> RunConfig:
         # Nobody asked for the default window, so a shorter run is no contradiction.
         values["window_epochs"] = max(1, min(values["window_epochs"], values["epochs"]))
     return RunConfig(**{name: value for name, value in values.items() if name in FIELDS})
+
+
+def make_limits(options: Mapping[str, Any]) -> Limits:
+    """What parsed options take for a benefit. Raises `UsageError` for what cannot be."""
+    names = {field: flag.strip("-").replace("-", "_") for field, flag in LIMIT_FLAGS.items()}
+    try:
+        return Limits(**{field: options[name] for field, name in names.items()})
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def near(name: str, known: Iterable[str]) -> str:

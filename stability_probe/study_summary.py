@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stability_probe.plain import to_plain
-from stability_probe.records import ArmOutcome, Difference, MeanStd, Study
+from stability_probe.records import DEFAULT_LIMITS, ArmOutcome, Difference, MeanStd, Study
 from stability_probe.run_summary import SCHEMA_VERSION
 
 _CLOCKS = {"cpu_s": "CPU seconds", "time_s": "wall clock"}
@@ -135,6 +135,8 @@ def _footnote(study: Study) -> Text:
         )
     else:
         lines.append("one seed: no difference can be told from noise; use --seeds 0,1,2 or more")
+    if study.limits != DEFAULT_LIMITS:
+        lines.append(f"to be used an arm needs {study.limits.words}")
     return Text("\n".join(lines), "dim")
 
 

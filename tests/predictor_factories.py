@@ -13,6 +13,7 @@ from predictor.corpus import CORPUS_READING, CorpusRow
 from stability_probe import metrics
 from stability_probe.config import RunConfig
 from stability_probe.records import (
+    DEFAULT_LIMITS,
     Characterization,
     Comparison,
     ModelSize,
@@ -297,6 +298,6 @@ def make_comparison(time_saved_pct: float, accuracy_delta_pp: float, **fields: A
         "accuracy_delta_pp": accuracy_delta_pp,
         "updates_saved_pct": 40.0,
         "time_to_target_saved_pct": 5.0,
-        "benefit_class": metrics.benefit_class(time_saved_pct, accuracy_delta_pp),
+        "benefit_class": metrics.benefit_class(time_saved_pct, accuracy_delta_pp, DEFAULT_LIMITS),
     }
     return Comparison(**(values | fields))

@@ -35,6 +35,7 @@ from predictor.features import FEATURES, replayed_time_saved_pct
 from predictor.held_out import Refits
 from predictor.physical import ConstantHarm, Estimates, rehearsals
 from stability_probe.errors import MissingError
+from stability_probe.records import DEFAULT_LIMITS
 from tests.predictor_factories import CURVE, FAMILIES, make_corpus, make_corpus_row, outcome
 
 ALL = BASELINES | CANDIDATES
@@ -84,7 +85,11 @@ def test_a_run_that_diverged_saves_nothing_and_loses_all() -> None:
     (example,) = make_examples(usable([row]))
     assert (example.time_saved_pct, row.time_saved_pct) == (0.0, 0.0)
     assert example.accuracy_delta_pp == pytest.approx(-80.0)
-    assert (example.harms, example.benefits, row.benefit_class) == (True, False, "harms")
+    assert (example.harms, example.benefits, row.benefit_class(DEFAULT_LIMITS)) == (
+        True,
+        False,
+        "harms",
+    )
 
 
 def test_many_runs_of_one_model_weigh_as_one() -> None:

@@ -212,7 +212,7 @@ def fake_characterize(fake: Callable[..., None], prediction: Prediction) -> None
         return make_characterization(config)
 
     fake("stability_probe.probe", characterize=characterize)
-    fake("predictor", predict=lambda c: prediction, summary=summary)
+    fake("predictor", predict=lambda c, limits: prediction, summary=summary)
 
 
 # --- settings: flag > environment > file > default
@@ -394,6 +394,10 @@ def test_missing_file_keeps_the_case_of_its_name() -> None:
         (["run", "m", "-b", "0"], ["batch_size is 0"]),
         (["run", "m", "-b"], ["-b", "requires an argument"]),
         (["run", "m", "--lr", "nan"], ["lr is nan"]),
+        (["characterize", "m", "--min-time-saved", "nan"], ["least time saved is nan; use"]),
+        (["validate", "m", "--max-accuracy-loss", "-1"], ["loss of accuracy is -1; use 0 to"]),
+        (["compare", "m", "--min-time-saved", "100"], ["least time saved is 100; use"]),
+        (["predict", "x", "--max-accuracy-loss", "2pp"], ["'2pp' is not a valid float"]),
         (["run", "m", "--optimizer", "adam"], ["'adam' is not one of", "adamw"]),
         (["run", "m", "--scheduler", "debba"], ["'debba'", "use deba"]),
         (["run", "m", "-b", "64", "--max-batch-size", "32"], ["--max-batch-size 64"]),

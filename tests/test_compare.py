@@ -40,7 +40,7 @@ from stability_probe.optim import learning_rate
 from stability_probe.plain import from_plain, to_plain
 from stability_probe.plots import draw_study
 from stability_probe.progress import Progress, Quiet
-from stability_probe.records import RunResult, Study
+from stability_probe.records import Limits, RunResult, Study
 from stability_probe.run import run
 from stability_probe.schedulers.deba import thresholds_of
 from stability_probe.store import Store, read_study
@@ -220,6 +220,16 @@ def test_differences_and_advice() -> None:
     replayed = next(c for c in told.contrasts if c.against == REPLAYED)
     # It has DEBA's own batches, another seed's: no time could be gained over it.
     assert (replayed.time_saved_pct, replayed.curve_saved_pct) == (None, None)
+
+
+def test_advice_follows_the_limits() -> None:
+    arms, results = all_arms(steady)
+    lenient = compare_study(arms, results, CURVE, Limits(max_accuracy_loss_pp=6.0))
+    assert lenient.advice.startswith("Use fixed x8"), "5 points are allowed"
+    strict = compare_study(arms, results, CURVE, Limits(min_time_saved_pct=95.0))
+    assert "nothing saved 95 % of the time beyond the noise" in strict.advice
+    assert "to be used an arm needs at least 95 % less time" in rendered(study_table(strict))
+    assert "to be used" not in rendered(study_table(compare_study(arms, results, CURVE)))
 
 
 def test_noise_alone_leads_to_no_advice_to_change() -> None:

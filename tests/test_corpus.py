@@ -26,6 +26,7 @@ from predictor.examples import is_corpus_reading
 from stability_probe.errors import MissingError
 from stability_probe.metrics import benefit_class, profile
 from stability_probe.paired import compare_runs
+from stability_probe.records import DEFAULT_LIMITS
 from stability_probe.schedulers.deba import DEFAULT_READING
 from stability_probe.sweep import load_sweep, with_memory_format
 from tests.predictor_factories import CURVE, make_corpus_row, make_run, make_size, outcome
@@ -197,11 +198,13 @@ def test_labels_of_a_row_by_hand() -> None:
     )
     assert row.time_saved_pct == pytest.approx(25.0)
     assert row.accuracy_delta_pp == pytest.approx(-0.3), "the final epoch, not the best"
-    assert row.benefit_class == "benefits"
+    assert row.benefit_class(DEFAULT_LIMITS) == "benefits"
     busy = dataclasses.replace(make_corpus_row(**outcome(30.0, 0.0)), adaptive_cpu_s=(9.0,) * 4)
-    assert (busy.time_saved_pct, busy.benefit_class) == (-800.0, "benefits"), "by the curve"
-    assert make_corpus_row(**outcome(9.9, 3.0)).benefit_class == "neutral"
-    assert make_corpus_row(**outcome(40.0, -0.6)).benefit_class == "harms"
+    assert (busy.time_saved_pct, busy.benefit_class(DEFAULT_LIMITS)) == (-800.0, "benefits"), (
+        "by the curve"
+    )
+    assert make_corpus_row(**outcome(9.9, 3.0)).benefit_class(DEFAULT_LIMITS) == "neutral"
+    assert make_corpus_row(**outcome(40.0, -0.6)).benefit_class(DEFAULT_LIMITS) == "harms"
 
 
 def test_the_curve_of_a_row_is_the_measured_one() -> None:
@@ -285,9 +288,11 @@ def test_a_row_and_a_comparison_agree_on_the_outcome(device: str) -> None:
     told = compare_runs(fixed, adaptive)
     assert row.accuracy_delta_pp == pytest.approx(told.accuracy_delta_pp)
     assert row.time_saved_pct == pytest.approx(told.time_saved_pct)
-    measured = benefit_class(row.time_saved_pct, row.accuracy_delta_pp)
+    measured = benefit_class(row.time_saved_pct, row.accuracy_delta_pp, DEFAULT_LIMITS)
     assert told.benefit_class == measured
-    assert row.benefit_class == benefit_class(row.curve_saved_pct, row.accuracy_delta_pp)
+    assert row.benefit_class(DEFAULT_LIMITS) == benefit_class(
+        row.curve_saved_pct, row.accuracy_delta_pp, DEFAULT_LIMITS
+    )
 
 
 def test_time_saved_by_the_curve_is_that_of_the_batch_sizes() -> None:

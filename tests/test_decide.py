@@ -28,7 +28,7 @@ from predictor.fitted import FittedPredictor, fitted_predictor
 from predictor.held_out import Refits, intervals
 from predictor.physical import CHOSEN, INTERVAL_LEVEL, Estimates, Intervals
 from predictor.recipe import MARGIN
-from stability_probe.records import Characterization, Prediction
+from stability_probe.records import DEFAULT_LIMITS, Characterization, Limits, Prediction
 from tests.factories import make_curve
 from tests.predictor_factories import (
     CURVE,
@@ -43,6 +43,7 @@ from tests.predictor_factories import (
 
 FITTED = FittedPredictor(
     key="",
+    limits=DEFAULT_LIMITS,
     harm_rate=0.2,
     mean_delta_pp=0.1,
     time_saved_half_width=10.0,
@@ -52,6 +53,7 @@ FITTED = FittedPredictor(
     recipes=(),
     updates_per_epoch=(20.0, 100.0),
     no_skill=None,
+    only_verdict=None,
     basis="few rows",
 )
 
@@ -184,6 +186,35 @@ def test_without_skill_there_is_an_interval_but_no_verdict() -> None:
     assert both.reason == "it is unlike all"
 
 
+def test_where_all_are_alike_only_their_verdict_is_left() -> None:
+    for only, other in (("adapt", 0.1), ("keep_fixed", 0.9)):
+        same = make_decision(make_estimate(1.0 - other), only=only, half_width=5.0)
+        assert same.verdict == only
+        contrary = make_decision(make_estimate(other), only=only, half_width=5.0)
+        assert contrary.verdict == "abstain"
+        assert "which tells nothing of those that do" in contrary.reason
+        assert f"probability {other:.2f}" in contrary.reason
+    between = make_decision(make_estimate(0.5), only="adapt")
+    assert "which tells nothing" not in between.reason
+    # That no schedule can pay off follows from the device alone.
+    assert make_decision(make_estimate(0.1), only="adapt", hopeless="flat").verdict == "keep_fixed"
+
+
+def test_the_limits_are_those_of_the_user() -> None:
+    limits = Limits(min_time_saved_pct=25.0, max_accuracy_loss_pp=2.0)
+    told = make_decision(make_estimate(0.9, 40.0), limits=limits)
+    assert (told.verdict, told.limits) == ("adapt", limits)
+    assert "at least 25 % less time, at most 2 points less accuracy" in told.reason
+    short = make_decision(make_estimate(0.9, 30.0), limits=limits)
+    assert "reaches below the 25 %" in short.reason
+    assert make_decision(make_estimate(0.9, 30.0)).verdict == "adapt"
+    gain = make_case(curve=make_curve((16, 64), (100.0, 125.0)))  # 20 % at most
+    assert too_little_headroom(gain, DEFAULT_LIMITS) is None
+    assert "more than 20 %" in (too_little_headroom(gain, limits) or "")
+    assert larger_fixed_batch(make_case(), 20.0, DEFAULT_LIMITS) is not None
+    assert larger_fixed_batch(make_case(), 20.0, limits) is None
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -231,7 +262,7 @@ def test_epochs_far_longer_or_shorter_than_the_corpus(factor: float) -> None:
 )
 def test_no_schedule_saves_more_than_the_headroom_allows(top: float, hopeless: bool) -> None:
     """A tenth is saved when the fastest batch is 1 / 0.9 = 1.111 times as fast."""
-    told = too_little_headroom(make_case(curve=make_curve((16, 64), (100.0, top))))
+    told = too_little_headroom(make_case(curve=make_curve((16, 64), (100.0, top))), DEFAULT_LIMITS)
     assert (told is not None) == hopeless
     if hopeless:
         decision = make_decision(make_estimate(0.0), hopeless=told, unlike="it is unlike all")
@@ -250,7 +281,7 @@ def test_where_no_batch_is_larger_the_device_is_not_to_blame(
     stopped_by: str | None, words: str
 ) -> None:
     curve = dataclasses.replace(make_curve((16,), (100.0,)), stopped_by=stopped_by)
-    told = too_little_headroom(make_case(curve=curve, max_batch_size=16))
+    told = too_little_headroom(make_case(curve=curve, max_batch_size=16), DEFAULT_LIMITS)
     assert told is not None
     assert words in told
     assert "fast" not in told
@@ -275,29 +306,33 @@ def test_a_busy_machine_offers_no_plainer_batch(corpus: Any) -> None:
 
 def test_the_smallest_larger_batch_that_saves_as_much() -> None:
     # 100, 150, 200, 240, 250 samples/s: 33, 50, 58 and 60 % saved
-    assert (larger_fixed_batch(make_case(), 30.0) or "").startswith("a plain fixed batch of 32 ")
-    told = larger_fixed_batch(make_case(), 34.0)
+    assert (larger_fixed_batch(make_case(), 30.0, DEFAULT_LIMITS) or "").startswith(
+        "a plain fixed batch of 32 "
+    )
+    told = larger_fixed_batch(make_case(), 34.0, DEFAULT_LIMITS)
     assert told is not None
     assert "fixed batch of 64 would save 50 %" in told
     assert "accuracy was not measured" in told
-    assert larger_fixed_batch(make_case(), 61.0) is None
-    assert "of 256 would save 20 %" in (larger_fixed_batch(make_case(batch_size=64), 18.0) or "")
+    assert larger_fixed_batch(make_case(), 61.0, DEFAULT_LIMITS) is None
+    assert "of 256 would save 20 %" in (
+        larger_fixed_batch(make_case(batch_size=64), 18.0, DEFAULT_LIMITS) or ""
+    )
 
 
 def test_a_smaller_batch_is_never_named_even_where_it_is_faster() -> None:
     dip = make_curve((16, 32, 64), (200.0, 100.0, 130.0))
-    told = larger_fixed_batch(make_case(curve=dip, batch_size=32), 20.0)
+    told = larger_fixed_batch(make_case(curve=dip, batch_size=32), 20.0, DEFAULT_LIMITS)
     assert told is not None
     assert "fixed batch of 64 would save 23 %" in told
-    assert larger_fixed_batch(make_case(curve=dip, batch_size=32), 30.0) is None
+    assert larger_fixed_batch(make_case(curve=dip, batch_size=32), 30.0, DEFAULT_LIMITS) is None
 
 
 def test_no_larger_batch_is_named_where_nothing_is_saved() -> None:
-    assert larger_fixed_batch(make_case(), 9.99) is None
-    assert larger_fixed_batch(make_case(), -5.0) is None
-    assert larger_fixed_batch(make_case(batch_size=256), 10.0) is None
+    assert larger_fixed_batch(make_case(), 9.99, DEFAULT_LIMITS) is None
+    assert larger_fixed_batch(make_case(), -5.0, DEFAULT_LIMITS) is None
+    assert larger_fixed_batch(make_case(batch_size=256), 10.0, DEFAULT_LIMITS) is None
     falling = make_curve((16, 32), (100.0, 90.0))
-    assert larger_fixed_batch(make_case(curve=falling), 10.0) is None
+    assert larger_fixed_batch(make_case(curve=falling), 10.0, DEFAULT_LIMITS) is None
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +359,9 @@ def test_a_prediction_follows_the_headroom(corpus: Any, monkeypatch: pytest.Monk
     # Whether real rows give skill is a matter of the corpus, not of the decision.
     monkeypatch.setattr(
         "predictor.prediction.fitted_predictor",
-        lambda path: dataclasses.replace(fitted_predictor(path), no_skill=None, harm_rate=0.1),
+        lambda path, limits: dataclasses.replace(
+            fitted_predictor(path, limits), no_skill=None, harm_rate=0.1
+        ),
     )
     prediction = predict(gains(), corpus)
     assert prediction.verdict == "adapt"
@@ -336,6 +373,21 @@ def test_a_prediction_follows_the_headroom(corpus: Any, monkeypatch: pytest.Monk
     )
     kept = predict(flat, corpus)
     assert (kept.verdict, kept.alternative) == ("keep_fixed", None)
+
+
+def test_what_costs_a_point_is_worth_it_to_those_who_allow_two(tmp_path: Any) -> None:
+    names = [f"family{i}" for i in range(10)]
+    rows = [
+        dataclasses.replace(row, epochs=60, adaptive_accuracies=(*row.fixed_accuracies[:-1], 0.79))
+        for row in make_corpus(np.random.default_rng(0), families=names)
+    ]
+    path = tmp_path / "corpus.csv"
+    path.write_text(format_corpus(rows))
+    strict, lenient = predict(gains(), path), predict(gains(), path, Limits(max_accuracy_loss_pp=2))
+    assert (strict.verdict, strict.probability_of_benefit) == ("keep_fixed", 0.0)
+    assert lenient.verdict == "adapt"
+    assert "100 % of those with headroom benefited (100 to 100)" in lenient.basis
+    assert lenient.time_saved_pct == strict.time_saved_pct
 
 
 def test_a_prediction_averages_estimates_and_intervals_of_its_seeds(corpus: Any) -> None:

@@ -5,27 +5,42 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
+from scipy.stats import binomtest
 from sklearn.metrics import brier_score_loss, log_loss, mean_absolute_error, recall_score
 
 from predictor import bootstrap, stability_scores
 from predictor import evaluate as module
 from predictor.candidates import BASELINES, CANDIDATES, BaseRate, Candidate, Learned
 from predictor.corpus import CorpusRow
-from predictor.evaluate import SELECTED, Evaluation, describe, evaluate, no_skill
+from predictor.decide import ADAPT_PROBABILITY, too_little_headroom
+from predictor.estimator import Predictor
+from predictor.evaluate import (
+    FEWEST_ALIKE,
+    SELECTED,
+    Evaluation,
+    describe,
+    evaluate,
+    no_skill,
+    only_verdict,
+)
 from predictor.examples import Example, make_examples, usable
+from predictor.features import FEATURES
 from predictor.held_out import Refits, intervals
 from predictor.learning import learning_curve
 from predictor.outcomes import compare_arms
 from predictor.physical import CHOSEN, Estimates
 from predictor.plots import draw_predicted, reliability, write_evaluation_plots
 from predictor.scores_summary import evaluation_json, evaluation_tables
+from stability_probe import metrics
 from stability_probe.errors import MissingError
+from stability_probe.records import Limits
 from tests.predictor_factories import FAMILIES, make_corpus, make_corpus_row, outcome
 
 FEW: dict[str, Candidate] = {
@@ -326,14 +341,35 @@ def refits_of(*outcomes: tuple[str, float, float], candidate: Candidate) -> Refi
     return Refits(candidate, make_examples(rows))
 
 
-def test_skill_is_a_better_brier_score_than_the_base_rate(rows: list[CorpusRow]) -> None:
-    examples = make_examples(usable(make_corpus(np.random.default_rng(0), families=FAMILIES[:4])))
-    assert no_skill(Refits(Learned(columns=("log_headroom",)), examples)) is None
-    told = no_skill(Refits(BASELINES["majority"], examples))
-    assert told is not None
-    base = Refits(BASELINES["majority"], examples).leave_one_out()
-    score = module.brier(base, examples)
-    assert f"(Brier score {score:.3f} against {score:.3f})" in told
+def with_headroom(examples: list[Example]) -> list[Example]:
+    return [e for e in examples if too_little_headroom(e.case, e.limits) is None]
+
+
+def some_harmed() -> list[Example]:
+    """Of the models with headroom half benefit, and half lose accuracy: the stabler ones."""
+    examples = make_examples(
+        usable(make_corpus(np.random.default_rng(0), families=FAMILIES, models=4))
+    )
+    stable = FEATURES.index("stability_score")
+    middle = np.median([e.case.features[stable] for e in with_headroom(examples)])
+    return [
+        dataclasses.replace(e, accuracy_delta_pp=-3.0 if e.case.features[stable] > middle else 1.0)
+        for e in examples
+    ]
+
+
+def test_skill_is_a_better_brier_score_than_the_base_rate() -> None:
+    examples = some_harmed()
+    gains = with_headroom(examples)
+    assert len(gains) == len(examples) / 2
+    base = Refits(BASELINES["majority"], gains)
+    score = module.brier(base.leave_one_out(), gains)
+    told = no_skill(base)
+    assert f"no better than the base rate (Brier score {score:.3f} against {score:.3f}" in str(told)
+    stability = Learned(columns=("stability_score",), classifier=lambda: Predictor(C=100.0))
+    assert no_skill(Refits(stability, examples)) is None
+    # That a model has headroom is known without a predictor: to learn that is no skill.
+    assert no_skill(Refits(Learned(columns=("log_headroom",)), examples)) is not None
 
 
 def right_where(examples: list[Example], known: list[bool]) -> Refits:
@@ -349,6 +385,83 @@ def right_where(examples: list[Example], known: list[bool]) -> Refits:
             return told
 
     return Told(CANDIDATES[CHOSEN], examples)
+
+
+def alike(harmed: int, families: int, candidate: Candidate | None = None) -> Refits:
+    """Two rows a family, which all gain; in some families both lose accuracy."""
+    outcomes = [
+        (f"f{i}", 30.0, -3.0 if i < harmed else 1.0) for i in range(families) for _ in range(2)
+    ]
+    return refits_of(*outcomes, candidate=candidate or BASELINES["majority"])
+
+
+@pytest.mark.parametrize(
+    ("harmed", "families", "only"),
+    [
+        (0, 10, "adapt"),
+        (10, 10, "keep_fixed"),
+        (0, FEWEST_ALIKE, "adapt"),
+        (0, FEWEST_ALIKE - 1, None),
+        (1, 20, "adapt"),
+        (4, 20, None),  # 0.8, but less than 0.7 with other families
+        (16, 20, None),
+        (10, 20, None),
+    ],
+)
+def test_where_all_are_alike_their_share_is_an_answer(
+    harmed: int, families: int, only: str | None
+) -> None:
+    refits = alike(harmed, families)
+    assert only_verdict(refits) == only
+    assert (no_skill(refits) is None) == (only is not None)
+    share = round(100 * (1 - harmed / families))
+    told = describe(refits, verdicts=True)
+    assert (f"{share} % of those with headroom benefited" in told) == (only is not None)
+
+
+def test_so_many_alike_leave_the_others_to_a_verdict() -> None:
+    """95 % confidence that the share is that of a verdict, by the binomial distribution."""
+    for count, enough in ((FEWEST_ALIKE, True), (FEWEST_ALIKE - 1, False)):
+        low = binomtest(count, count).proportion_ci(0.9, method="exact").low
+        assert (low >= ADAPT_PROBABILITY) is enough
+
+
+def test_a_prediction_surely_worse_than_their_share_is_no_answer() -> None:
+    refits = alike(0, 10, _Half())
+    assert only_verdict(refits) is None
+    assert "no better than the base rate (Brier score 0.250 against 0.000)" in str(no_skill(refits))
+
+
+def test_what_tells_models_apart_is_not_held_to_one_answer() -> None:
+    names = [f"f{i}" for i in range(10)]
+    examples = with_headroom(make_examples(make_corpus(np.random.default_rng(0), families=names)))
+    mixed = [
+        dataclasses.replace(e, accuracy_delta_pp=-3.0 if i % 8 == 0 else 1.0)
+        for i, e in enumerate(examples)
+    ]
+    knows = right_where(mixed, [True] * len(mixed))
+    assert (no_skill(knows), only_verdict(knows)) == (None, None)
+    base = Refits(BASELINES["majority"], mixed)
+    assert only_verdict(base) == "adapt"
+
+
+def test_other_limits_are_applied_to_every_label(rows: list[CorpusRow]) -> None:
+    limits = Limits(min_time_saved_pct=30.0, max_accuracy_loss_pp=1.5)
+    got = evaluate(rows, limits=limits)
+    labels = [
+        metrics.benefit_class(r.curve_saved_pct, r.accuracy_delta_pp, limits) for r in usable(rows)
+    ]
+    assert got.limits == limits
+    assert got.class_counts == dict(sorted(Counter(labels).items()))
+    assert sum(c.benefits for c in got.cases) == labels.count("benefits")
+    assert sum(m.benefits for m in got.models) == labels.count("benefits")
+    assert got.arms[0].benefits is not None
+    assert got.arms[0].benefits.value == pytest.approx(labels.count("benefits") / len(labels))
+    assert got.harm.deba is not None
+    assert got.harm.deba.value == pytest.approx(labels.count("harms") / len(labels))
+    before = evaluate(rows)
+    assert before.class_counts != got.class_counts, "else nothing is shown"
+    assert before.floor.time_saved_mae == got.floor.time_saved_mae
 
 
 def test_rows_without_headroom_are_no_skill(rows: list[CorpusRow]) -> None:
@@ -371,7 +484,7 @@ def test_rows_without_headroom_are_no_skill(rows: list[CorpusRow]) -> None:
 
 def test_skill_by_one_family_alone_is_none() -> None:
     """Better in the mean by one of many families: another draw of families may lack it."""
-    examples = make_examples(usable(make_corpus(np.random.default_rng(0), families=FAMILIES[:4])))
+    examples = with_headroom(some_harmed())
     one = [e.family == examples[0].family for e in examples]
     assert "not surely better" in str(no_skill(right_where(examples, one)))
 

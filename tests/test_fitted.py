@@ -15,7 +15,7 @@ import pytest
 
 from predictor import fitted as module
 from predictor.candidates import CANDIDATES
-from predictor.corpus import format_corpus, own_corpus_path
+from predictor.corpus import format_corpus, load_corpus, own_corpus_path
 from predictor.examples import make_examples, usable
 from predictor.features import feature_range
 from predictor.fitted import FittedPredictor, fit_predictor, fitted_predictor, to_json
@@ -23,6 +23,7 @@ from predictor.held_out import Refits, half_widths
 from predictor.physical import CHOSEN
 from stability_probe.errors import MissingError
 from stability_probe.plain import to_plain
+from stability_probe.records import Limits
 from tests.predictor_factories import FAMILIES, make_characterization, make_corpus, make_corpus_row
 
 ROOT = Path(__file__).parents[1]
@@ -45,8 +46,6 @@ def same(one: FittedPredictor, other: FittedPredictor) -> bool:
 
 
 def test_its_numbers_are_the_candidates(corpus: Path) -> None:
-    from predictor.corpus import load_corpus
-
     got = fit_predictor([corpus])
     examples = make_examples(usable(load_corpus(corpus)))
     cases = [e.case for e in examples]
@@ -75,6 +74,25 @@ def test_a_fit_is_made_once_for_the_same_rows(
     assert not same(fitted_predictor(corpus), first)
     assert stored in cache()
     assert len(cache()) == 2
+
+
+def test_a_fit_belongs_to_its_limits(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = load_corpus(corpus)
+    lost = {"adaptive_accuracies": (*rows[0].fixed_accuracies[:-1], 0.79)}
+    one = [dataclasses.replace(r, **lost) if r.model == rows[0].model else r for r in rows]
+    corpus.write_text(format_corpus(one))
+    first = fitted_predictor(corpus)
+    lenient = fitted_predictor(corpus, Limits(max_accuracy_loss_pp=2.0))
+    strict = fitted_predictor(corpus, Limits(min_time_saved_pct=99.0))
+    assert len({first.key, lenient.key, strict.key}) == len(cache()) == 3
+    assert (lenient.harm_rate, first.harm_rate) == (0.0, pytest.approx(1 / 8))
+    monkeypatch.setattr(module, "fit_predictor", None)
+    assert same(fitted_predictor(corpus, strict.limits), strict), "read back with its limits"
+    cases = [e.case for e in make_examples(usable(load_corpus(corpus)))]
+    assert strict.estimates(cases).probability_of_benefit.max() == 0.0
+    np.testing.assert_array_equal(
+        strict.estimates(cases).time_saved_pct, first.estimates(cases).time_saved_pct
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stability_probe import metrics
+from stability_probe.records import DEFAULT_LIMITS, Limits
 from tests.factories import make_curve, make_epoch
 
 positive = st.floats(1e-3, 1e3)
@@ -200,7 +201,45 @@ def test_scatter_is_of_the_last_five_changes() -> None:
     ],
 )
 def test_benefit_class_at_its_limits(saved: float, delta: float, expected: str) -> None:
-    assert metrics.benefit_class(saved, delta) == expected
+    assert metrics.benefit_class(saved, delta, DEFAULT_LIMITS) == expected
+
+
+limits_ = st.builds(
+    Limits,
+    min_time_saved_pct=st.floats(0, 99.9),
+    max_accuracy_loss_pp=st.floats(0, 99.9),
+)
+
+
+@given(saved=st.floats(-100, 100), delta=st.floats(-100, 100), limits=limits_, looser=limits_)
+def test_looser_limits_take_no_benefit_away(
+    saved: float, delta: float, limits: Limits, looser: Limits
+) -> None:
+    told = metrics.benefit_class(saved, delta, limits)
+    # A thousandth of a point lies within the rounding that is forgiven.
+    if abs(delta + limits.max_accuracy_loss_pp) > 2e-3:
+        lost = delta < -limits.max_accuracy_loss_pp
+        enough = saved >= limits.min_time_saved_pct
+        assert told == ("harms" if lost else "benefits" if enough else "neutral")
+    easier = Limits(
+        min_time_saved_pct=min(limits.min_time_saved_pct, looser.min_time_saved_pct),
+        max_accuracy_loss_pp=max(limits.max_accuracy_loss_pp, looser.max_accuracy_loss_pp),
+    )
+    if told == "benefits":
+        assert metrics.benefit_class(saved, delta, easier) == "benefits"
+
+
+@pytest.mark.parametrize("value", [-0.1, 100.0, math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("min_time_saved_pct", "the least time saved is"),
+        ("max_accuracy_loss_pp", "the largest loss of accuracy is"),
+    ],
+)
+def test_limits_that_cannot_be(name: str, words: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{words} {value:g}; use"):
+        Limits(**{name: value})
 
 
 @pytest.mark.parametrize("num_test", [200, 600, 1000, 10_000])
@@ -212,5 +251,7 @@ def test_exactly_the_limit_is_no_loss_whatever_the_fractions(num_test: int) -> N
             before, after, lost = (
                 round(n / num_test, digits) for n in (hits, hits - fewer, hits - fewer - 1)
             )
-            assert not metrics.loses_accuracy(metrics.accuracy_delta_pp(after, before))
-            assert metrics.loses_accuracy(metrics.accuracy_delta_pp(lost, before))
+            assert not metrics.loses_accuracy(
+                metrics.accuracy_delta_pp(after, before), DEFAULT_LIMITS
+            )
+            assert metrics.loses_accuracy(metrics.accuracy_delta_pp(lost, before), DEFAULT_LIMITS)

@@ -23,7 +23,7 @@ from stability_probe import store
 from stability_probe.errors import MissingError, RunError, UsageError
 from stability_probe.paired import compare_runs
 from stability_probe.plain import from_plain, to_plain
-from stability_probe.records import RunResult, Study
+from stability_probe.records import Limits, RunResult, Study
 from stability_probe.series import speed_ups
 from stability_probe.stored import Probed, load_stored
 from tests.factories import make_curve
@@ -125,6 +125,19 @@ def test_the_prediction_is_taken_apart_as_it_is_made(probe_page: Page) -> None:
     assert len(rows) == 1 + len(saved) * EPOCHS
     assert f"= {told.probability_of_benefit:.2f}" in probe_page.words
     assert "verdict is the one that was stored" not in probe_page.words
+
+
+def test_a_page_keeps_the_limits_of_its_prediction(tmp_path: Path) -> None:
+    limits = Limits(min_time_saved_pct=20.0, max_accuracy_loss_pp=1.5)
+    stored = Probed(characterization=probed(), prediction=predict(probed(), limits=limits))
+    page = Page(render(make_report([stored], tmp_path)))
+    assert "at least 20 % less time, at most 1.5 points less accuracy" in page.words
+    assert "rehearsals that save at least 20 %" in page.words
+    assert "lost more than 1.5 points of accuracy" in page.words
+    assert "--min-time-saved 20 --max-accuracy-loss 1.5" in page.words
+    # The scores beside it are those of the shipped rows, at the limits that they were made with.
+    assert "a benefit: at least 10 % less time, at most 0.5 points" in page.words
+    assert "verdict is the one that was stored" not in page.words
 
 
 def test_a_stored_verdict_of_other_rows_says_so(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from predictor.reproduce import (
     validate_after,
 )
 from stability_probe.config import RunConfig
-from stability_probe.settings import make_config
+from stability_probe.records import DEFAULT_LIMITS, Limits
+from stability_probe.settings import make_config, make_limits
 from stability_probe.store import read_study
 from tests.factories import make_curve
 from tests.predictor_factories import make_characterization, make_run
@@ -66,23 +67,29 @@ def test_the_window_of_a_probe_is_made_by_a_probe() -> None:
 
 def test_a_probe_and_the_validation_after_it_are_the_same_again() -> None:
     c = make_characterization(config={"channels_last": "off", "lr": 0.1})
+    limits = Limits(max_accuracy_loss_pp=1.25)
     for command, wanted in (
-        (characterize_command(c), "characterize"),
-        (validate_after(c), "validate"),
+        (characterize_command(c, limits), "characterize"),
+        (validate_after(c, limits), "validate"),
     ):
         name, options, config = read_back(command)
+        assert make_limits(options) == limits
+        assert "--min-time-saved" not in command
         assert (name, options["seeds"]) == (wanted, c.seeds)
         # It was measured, so it is measured again.
         assert dataclasses.replace(config, channels_last="off") == RunConfig.from_dict(c.config)
     curve = dataclasses.replace(make_curve((16,), (1.0,)), memory_format_reason="as asked")
     asked = dataclasses.replace(c, curve=curve)
-    assert read_back(characterize_command(asked))[2].channels_last == "off"
+    assert read_back(characterize_command(asked, DEFAULT_LIMITS))[2].channels_last == "off"
 
 
 def test_a_study_is_the_same_again() -> None:
     study = read_study(STUDIES / "compare-test_vit.json")
     name, options, config = read_back(study_command(study))
     assert (name, options["seeds"]) == ("compare", study.seeds)
+    assert make_limits(options) == study.limits == DEFAULT_LIMITS
+    strict = dataclasses.replace(study, limits=Limits(min_time_saved_pct=30.0))
+    assert make_limits(read_back(study_command(strict))[1]) == strict.limits
     rivals = tuple(arm.name for arm in study.arms if arm.role == "schedule")
     assert options["schedulers"] == rivals
     assert config.limit == study.config["limit"]

@@ -22,7 +22,7 @@ from predictor.summary import (
     validation_table,
 )
 from stability_probe.config import RunConfig
-from stability_probe.records import Characterization, MeanStd, RunResult, Validation
+from stability_probe.records import Characterization, Limits, MeanStd, RunResult, Validation
 from stability_probe.run_summary import run_json, run_table, runs_json, runs_table
 from stability_probe.store import RunSummary
 from tests.factories import make_curve, make_epoch
@@ -246,6 +246,21 @@ def test_the_next_command_checks_the_run_that_was_probed() -> None:
     command = words[words.index("next:") :]
     for part in ("32", "--epochs 30", "--lr 0.05"):
         assert part in command
+
+
+def test_limits_that_are_not_the_usual_ones_are_told_and_asked_for_again() -> None:
+    c, lenient = make_characterization(), make_prediction(limits=Limits(max_accuracy_loss_pp=2.0))
+    words = " ".join(rendered(characterization_table(c, lenient)).split())
+    told = "a benefit here: at least 10 % less time, at most 2 points less accuracy"
+    assert told in words
+    assert words.endswith("--max-accuracy-loss 2")
+    assert characterization_json(c, lenient)["prediction"]["limits"]["max_accuracy_loss_pp"] == 2.0
+    assert told in rendered(validation_table(make_validation(prediction=lenient)))
+    for usual in (
+        characterization_table(c, make_prediction()),
+        validation_table(make_validation()),
+    ):
+        assert "a benefit here" not in rendered(usual)
 
 
 def test_validation_keeps_the_contract() -> None:

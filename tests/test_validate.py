@@ -16,7 +16,7 @@ from predictor.summary import validation_failed
 from predictor.validate import judge, validate
 from stability_probe.config import RunConfig
 from stability_probe.errors import RunError, UsageError
-from stability_probe.records import Characterization, Prediction, RunResult
+from stability_probe.records import Characterization, Limits, Prediction, RunResult
 from stability_probe.store import Store, read_characterization
 from tests.predictor_factories import (
     make_characterization,
@@ -88,6 +88,18 @@ def test_the_mean_over_seeds_is_judged_not_each_seed() -> None:
     assert (v.seeds, v.config) == ((0, 5), CONFIG.to_dict())
 
 
+def test_a_prediction_is_judged_by_its_own_limits(bench: Bench, tmp_path: Path) -> None:
+    outcome = [make_comparison(20.0, -1.0)]
+    lenient = make_prediction(limits=Limits(max_accuracy_loss_pp=2.0), verdict="adapt")
+    assert judge(CONFIG, (0,), lenient, outcome).class_correct is True
+    assert judge(CONFIG, (0,), make_prediction(verdict="adapt"), outcome).class_correct is False
+    strict = Limits(min_time_saved_pct=90.0)
+    v = validate(CONFIG, seeds=(0,), store=Store(tmp_path), limits=strict)
+    assert v.prediction.limits == strict
+    assert [v.benefit_class, *(c.benefit_class for c in v.comparisons)] == ["neutral"] * 2
+    assert validate(CONFIG, seeds=(0,), store=Store(tmp_path)).benefit_class == "benefits"
+
+
 def test_one_miss_leaves_no_mean_time_to_target() -> None:
     pairs = [
         make_comparison(20.0, 0.0),
@@ -121,9 +133,9 @@ class Bench:
             make_characterization(tuple(make_metrics() for _ in seeds)), config=resolved.to_dict()
         )
 
-    def predict(self, c: Characterization) -> Prediction:
+    def predict(self, c: Characterization, limits: Limits) -> Prediction:
         self.calls.append(f"predict {len(c.metrics)}")
-        return make_prediction()
+        return make_prediction(limits=limits)
 
     def run(self, config: RunConfig, store: Store, progress: Any) -> RunResult:
         self.calls.append(f"{config.scheduler} {config.seed}")
