@@ -96,7 +96,7 @@ def verdict_lines(p: Prediction) -> Text:
     )
     if p.alternative:
         lines.append(f"\nplainer: {p.alternative}")
-    if p.limits != DEFAULT_LIMITS:
+    if p.limits != DEFAULT_LIMITS and p.limits.words not in p.reason:
         lines.append(f"\na benefit here: {p.limits.words}", "dim")
     return lines
 
