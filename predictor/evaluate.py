@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from predictor import bootstrap
 from predictor.candidates import BASELINES, CANDIDATES
 from predictor.corpus import CorpusRow
-from predictor.decide import ADAPT_PROBABILITY, KEEP_PROBABILITY, too_little_headroom
+from predictor.decide import ADAPT_PROBABILITY
 from predictor.examples import (
     Example,
     families,
@@ -28,6 +27,7 @@ from predictor.learning import LearningPoint, learning_curve
 from predictor.outcomes import Arm, ModelOutcome, compare_arms, model_outcomes, rank_by_headroom
 from predictor.physical import CHOSEN, INTERVAL_LEVEL, Estimates, Intervals
 from predictor.scores import HeldOutCase, Score
+from predictor.skill import benefits_of, is_answered, outcomes_of
 from predictor.stability_scores import ScoreFormula, compare_formulas
 from predictor.variance import (
     HarmShares,
@@ -52,9 +52,6 @@ CONTRASTS = (
     ("rehearsal to paths", "rehearsal", "curve"),
     ("learned harm to its rate", "curve + harm", "curve"),
 )
-FEWEST_ALIKE = math.ceil(math.log(0.05) / math.log(ADAPT_PROBABILITY))
-"""Families that are all alike bound the share of others by a verdict's probability, with 95 %
-confidence, only when they are so many: drawing them again would show no spread at all."""
 _CLIP = 0.01  # a probability of 0 or 1 would make one miss infinite
 
 
@@ -152,7 +149,7 @@ def evaluate(
     drawn = bootstrap.weights([e.family for e in examples])
     measured = np.array([r.time_saved_pct for r in kept])
     # Each run's own batch sizes on the curve: what is left between the two is the machine's.
-    replayed = _outcome(examples, "time_saved_pct")
+    replayed = outcomes_of(examples, "time_saved_pct")
     refits = {n: Refits(c, examples) for n, c in (BASELINES | CANDIDATES).items()}
     progress = progress or Quiet()
     progress.start("candidates", len(refits))
@@ -196,112 +193,6 @@ def evaluate(
     )
 
 
-def brier(told: Estimates, examples: Sequence[Example]) -> float:
-    """Mean squared error of the probability of benefit."""
-    return float(_squared_errors(told, examples).mean())
-
-
-def _squared_errors(told: Estimates, examples: Sequence[Example]) -> NDArray[np.float64]:
-    return np.square(told.probability_of_benefit - _benefit(examples))
-
-
-def no_skill(chosen: Refits) -> str | None:
-    """Why the corpus bears out no verdict, None when it does.
-
-    A probability that is no better on held-out families than the share of benefits among the
-    others says nothing about the model at hand. Better means by more than another draw of
-    families would undo. Where the device has no headroom no schedule pays off, which needs no
-    predictor and is no credit to one: such rows do not count.
-
-    Where nothing needs to be told apart, one verdict is left; see `only_verdict`.
-    """
-    if len(set(chosen.family[_open(chosen)])) < 2:
-        return "too many models of the corpus have too little headroom to tell who benefits"
-    mine, base, better = _beside_base_rate(chosen)
-    if better.high < 0 or only_verdict(chosen):
-        return None
-    no = "not surely" if mine < base else "no"
-    return (
-        f"on families held out the prediction is {no} better than the base rate "
-        f"(Brier score {mine:.3f} against {base:.3f})"
-    )
-
-
-def only_verdict(chosen: Refits) -> str | None:
-    """The one verdict that is left to a predictor without skill; None where there is none.
-
-    Nearly all rows with headroom benefit, or hardly any, whichever families are drawn: then the
-    share alone is an answer, unless the prediction is surely worse than it. Needs
-    `FEWEST_ALIKE` families.
-    """
-    share = _share_of_benefits(chosen)
-    if share is None or len(set(chosen.family[_open(chosen)])) < FEWEST_ALIKE:
-        return None
-    if not (share.low >= ADAPT_PROBABILITY or share.high <= KEEP_PROBABILITY):
-        return None
-    better = _beside_base_rate(chosen)[-1]
-    told = "adapt" if share.low >= ADAPT_PROBABILITY else "keep_fixed"
-    return told if better.low <= 0 <= better.high else None
-
-
-def _open(chosen: Refits) -> NDArray[np.bool_]:
-    """Which examples have headroom enough for a schedule to pay off."""
-    return np.array([too_little_headroom(e.case, e.limits) is None for e in chosen.examples])
-
-
-def _share_of_benefits(chosen: Refits) -> Score | None:
-    open_ = _open(chosen)
-    if not open_.any():
-        return None
-    drawn = bootstrap.weights(chosen.family[open_].tolist())
-    return bootstrap.mean_score(_benefit(chosen.examples)[open_], drawn)
-
-
-def _beside_base_rate(chosen: Refits) -> tuple[float, float, Score]:
-    """Brier score of the chosen candidate and of the share of benefits among the other families,
-    and their difference; all of examples with headroom, which are of two families at least."""
-    open_ = _open(chosen)
-    examples = [e for e, counts in zip(chosen.examples, open_, strict=True) if counts]
-    mine = _squared_errors(chosen.leave_one_out(), chosen.examples)[open_]
-    rate = Refits(BASELINES["majority"], examples)
-    base = _squared_errors(rate.leave_one_out(), examples)
-    drawn = bootstrap.weights(rate.family.tolist())
-    better = bootstrap.mean_score(mine - base, drawn)
-    assert better is not None
-    return float(mine.mean()), float(base.mean()), better
-
-
-def describe(chosen: Refits, *, verdicts: bool) -> str:
-    """What a prediction rests on, in a sentence for every prediction to carry.
-
-    How often it answered rightly is told where verdicts are given: else none of the answers is.
-    """
-    examples = chosen.examples
-    told = chosen.leave_one_out()
-    error = np.abs(told.time_saved_pct - _outcome(examples, "time_saved_pct")).mean()
-    right = f"{_answered_rightly(told, examples)}, " if verdicts else ""
-    alike = ""
-    if verdicts and only_verdict(chosen) and (share := _share_of_benefits(chosen)):
-        low, mean, high = (round(100 * s) for s in (share.low, share.value, share.high))
-        alike = f"{mean} % of those with headroom benefited ({low} to {high}), "
-    return (
-        f"{len(examples)} paired full runs of {len({e.model for e in examples})} models in "
-        f"{len(families(examples))} families; {alike}families held out: {right}"
-        f"mean error of time saved {error:.1f} points"
-    )
-
-
-def _answered_rightly(told: Estimates, examples: Sequence[Example]) -> str:
-    answered = _answered(told)
-    right = f"{answered.sum()} of {len(examples)} answered"
-    if answered.any():
-        says, truth = told.probability_of_benefit >= ADAPT_PROBABILITY, _benefit(examples) == 1
-        share = (says == truth)[answered].mean()
-        majority = (truth == (truth.mean() >= 0.5))[answered].mean()
-        right += f", {share:.2f} of them rightly (always the commoner answer: {majority:.2f})"
-    return right
-
-
 def held_out_cases(
     rows: Sequence[CorpusRow], examples: Sequence[Example], told: Estimates, ends: Intervals
 ) -> tuple[HeldOutCase, ...]:
@@ -337,7 +228,7 @@ def _pick(refits: Mapping[str, Refits], held_out: str) -> str:
         r = refits[name]
         others = r.family != held_out
         told = r.leave_one_out(held_out).probability_of_benefit
-        return float(np.mean((told - _benefit(r.examples))[others] ** 2))
+        return float(np.mean((told - benefits_of(r.examples))[others] ** 2))
 
     return min(CANDIDATES, key=inner_brier)
 
@@ -362,14 +253,14 @@ def _scores(
     drawn: NDArray[np.float64],
 ) -> CandidateScores:
     """Estimates and intervals [num_examples] are made without each example's family."""
-    truth = _benefit(examples)
+    truth = benefits_of(examples)
     p = told.probability_of_benefit
     clipped = np.clip(p, _CLIP, 1 - _CLIP)
-    saved, delta = (_outcome(examples, n) for n in ("time_saved_pct", "accuracy_delta_pp"))
+    saved, delta = (outcomes_of(examples, n) for n in ("time_saved_pct", "accuracy_delta_pp"))
     means = {
         "brier": (p - truth) ** 2,
         "log_loss": -np.log(np.where(truth == 1, clipped, 1 - clipped)),
-        "abstained": 1.0 - _answered(told),
+        "abstained": 1.0 - is_answered(told),
         "time_saved_mae": np.abs(told.time_saved_pct - saved),
         "time_saved_mae_measured": np.abs(told.time_saved_pct - measured),
         "accuracy_delta_mae": np.abs(told.accuracy_delta_pp - delta),
@@ -401,7 +292,7 @@ def _nested_intervals(refits: Refits) -> Intervals:
 def _balanced_accuracy(
     told: Estimates, truth: NDArray[np.float64], drawn: NDArray[np.float64]
 ) -> Score | None:
-    answered = _answered(told)
+    answered = is_answered(told)
     says = told.probability_of_benefit >= ADAPT_PROBABILITY
 
     def statistic(w: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -423,8 +314,8 @@ def _contrast(
     examples: Sequence[Example],
     drawn: NDArray[np.float64],
 ) -> SkillContrast:
-    truth = _benefit(examples)
-    saved, delta = (_outcome(examples, n) for n in ("time_saved_pct", "accuracy_delta_pp"))
+    truth = benefits_of(examples)
+    saved, delta = (outcomes_of(examples, n) for n in ("time_saved_pct", "accuracy_delta_pp"))
 
     def losses(e: Estimates) -> tuple[NDArray[np.float64], ...]:
         return (
@@ -452,19 +343,6 @@ def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float 
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         return None
     return float(np.corrcoef(one, other)[0, 1])
-
-
-def _answered(told: Estimates) -> NDArray[np.bool_]:
-    p = told.probability_of_benefit
-    return (p >= ADAPT_PROBABILITY) | (p <= KEEP_PROBABILITY)
-
-
-def _benefit(examples: Sequence[Example]) -> NDArray[np.float64]:
-    return np.array([e.benefits for e in examples], float)
-
-
-def _outcome(examples: Sequence[Example], name: str) -> NDArray[np.float64]:
-    return np.array([getattr(e, name) for e in examples])
 
 
 def _class_name(example: Example) -> str:

@@ -110,10 +110,10 @@ def fit_known(limits: Limits = DEFAULT_LIMITS) -> FittedPredictor:
 def fit_predictor(paths: Sequence[Path], limits: Limits = DEFAULT_LIMITS) -> FittedPredictor:
     """Fit on the rows of these files. Raises `MissingError` when none is usable."""
     from predictor.candidates import CANDIDATES
-    from predictor.evaluate import describe, no_skill, only_verdict
     from predictor.examples import make_examples, usable
     from predictor.features import feature_range
     from predictor.held_out import Refits, half_widths
+    from predictor.skill import describe, no_skill, only_verdict
 
     rows = usable(load_rows(paths))
     if not rows:

@@ -9,11 +9,12 @@ import numpy as np
 
 from predictor.candidates import BASELINES, CANDIDATES
 from predictor.corpus import CorpusRow, not_among
-from predictor.evaluate import brier, held_out_cases, no_skill, only_verdict
+from predictor.evaluate import held_out_cases
 from predictor.examples import Example, families, make_examples, usable
 from predictor.held_out import Refits, intervals
 from predictor.physical import CHOSEN, Estimates
 from predictor.scores import HeldOutCase
+from predictor.skill import brier, no_skill, only_verdict
 from stability_probe.records import DEFAULT_LIMITS, Limits
 
 

@@ -431,9 +431,7 @@ def test_a_prediction_abstains_where_the_corpus_says_nothing(
 def test_a_prediction_abstains_where_held_out_families_were_told_nothing(
     corpus: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "predictor.evaluate.no_skill", lambda chosen: f"{len(chosen.examples)} taught"
-    )
+    monkeypatch.setattr("predictor.skill.no_skill", lambda chosen: f"{len(chosen.examples)} taught")
     prediction = predict(gains(), corpus)
     assert (prediction.verdict, prediction.reason) == ("abstain", "20 taught")
 
@@ -455,7 +453,7 @@ def test_rows_that_contradict_each_other_give_no_verdict(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same network gained and lost: even one that believes in its skill cannot say."""
-    monkeypatch.setattr("predictor.evaluate.no_skill", lambda chosen: None)
+    monkeypatch.setattr("predictor.skill.no_skill", lambda chosen: None)
 
     def told(*deltas: float) -> Prediction:
         rows = [

@@ -11,10 +11,10 @@ import pytest
 from predictor import bootstrap
 from predictor.candidates import BASELINES, CANDIDATES
 from predictor.corpus import load_corpus
-from predictor.evaluate import brier
 from predictor.examples import make_examples, usable
 from predictor.held_out import Refits
 from predictor.outcomes import compare_arms
+from predictor.skill import brier
 from predictor.variance import harm_shares, seed_floor, variance_shares
 from stability_probe.plain import to_plain
 

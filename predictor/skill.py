@@ -1,0 +1,140 @@
+"""Whether a corpus bears out a verdict: the predictor beside the base rate, families held out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictor import bootstrap
+from predictor.candidates import BASELINES
+from predictor.decide import ADAPT_PROBABILITY, KEEP_PROBABILITY, too_little_headroom
+from predictor.examples import Example, families
+from predictor.held_out import Refits
+from predictor.physical import Estimates
+from predictor.scores import Score
+
+FEWEST_ALIKE = math.ceil(math.log(0.05) / math.log(ADAPT_PROBABILITY))
+"""Families that are all alike bound the share of others by a verdict's probability, with 95 %
+confidence, only when they are so many: drawing them again would show no spread at all."""
+
+
+def brier(told: Estimates, examples: Sequence[Example]) -> float:
+    """Mean squared error of the probability of benefit."""
+    return float(_squared_errors(told, examples).mean())
+
+
+def _squared_errors(told: Estimates, examples: Sequence[Example]) -> NDArray[np.float64]:
+    return np.square(told.probability_of_benefit - benefits_of(examples))
+
+
+def no_skill(chosen: Refits) -> str | None:
+    """Why the corpus bears out no verdict, None when it does.
+
+    A probability that is no better on held-out families than the share of benefits among the
+    others says nothing about the model at hand. Better means by more than another draw of
+    families would undo. Where the device has no headroom no schedule pays off, which needs no
+    predictor and is no credit to one: such rows do not count.
+
+    Where nothing needs to be told apart, one verdict is left; see `only_verdict`.
+    """
+    if len(set(chosen.family[_open(chosen)])) < 2:
+        return "too many models of the corpus have too little headroom to tell who benefits"
+    mine, base, better = _beside_base_rate(chosen)
+    if better.high < 0 or only_verdict(chosen):
+        return None
+    no = "not surely" if mine < base else "no"
+    return (
+        f"on families held out the prediction is {no} better than the base rate "
+        f"(Brier score {mine:.3f} against {base:.3f})"
+    )
+
+
+def only_verdict(chosen: Refits) -> str | None:
+    """The one verdict that is left to a predictor without skill; None where there is none.
+
+    Nearly all rows with headroom benefit, or hardly any, whichever families are drawn: then the
+    share alone is an answer, unless the prediction is surely worse than it. Needs
+    `FEWEST_ALIKE` families.
+    """
+    share = _share_of_benefits(chosen)
+    if share is None or len(set(chosen.family[_open(chosen)])) < FEWEST_ALIKE:
+        return None
+    if not (share.low >= ADAPT_PROBABILITY or share.high <= KEEP_PROBABILITY):
+        return None
+    better = _beside_base_rate(chosen)[-1]
+    told = "adapt" if share.low >= ADAPT_PROBABILITY else "keep_fixed"
+    return told if better.low <= 0 <= better.high else None
+
+
+def _open(chosen: Refits) -> NDArray[np.bool_]:
+    """Which examples have headroom enough for a schedule to pay off."""
+    return np.array([too_little_headroom(e.case, e.limits) is None for e in chosen.examples])
+
+
+def _share_of_benefits(chosen: Refits) -> Score | None:
+    open_ = _open(chosen)
+    if not open_.any():
+        return None
+    drawn = bootstrap.weights(chosen.family[open_].tolist())
+    return bootstrap.mean_score(benefits_of(chosen.examples)[open_], drawn)
+
+
+def _beside_base_rate(chosen: Refits) -> tuple[float, float, Score]:
+    """Brier score of the chosen candidate and of the share of benefits among the other families,
+    and their difference; all of examples with headroom, which are of two families at least."""
+    open_ = _open(chosen)
+    examples = [e for e, counts in zip(chosen.examples, open_, strict=True) if counts]
+    mine = _squared_errors(chosen.leave_one_out(), chosen.examples)[open_]
+    rate = Refits(BASELINES["majority"], examples)
+    base = _squared_errors(rate.leave_one_out(), examples)
+    drawn = bootstrap.weights(rate.family.tolist())
+    better = bootstrap.mean_score(mine - base, drawn)
+    assert better is not None
+    return float(mine.mean()), float(base.mean()), better
+
+
+def describe(chosen: Refits, *, verdicts: bool) -> str:
+    """What a prediction rests on, in a sentence for every prediction to carry.
+
+    How often it answered rightly is told where verdicts are given: else none of the answers is.
+    """
+    examples = chosen.examples
+    told = chosen.leave_one_out()
+    error = np.abs(told.time_saved_pct - outcomes_of(examples, "time_saved_pct")).mean()
+    right = f"{_answered_rightly(told, examples)}, " if verdicts else ""
+    alike = ""
+    if verdicts and only_verdict(chosen) and (share := _share_of_benefits(chosen)):
+        low, mean, high = (round(100 * s) for s in (share.low, share.value, share.high))
+        alike = f"{mean} % of those with headroom benefited ({low} to {high}), "
+    return (
+        f"{len(examples)} paired full runs of {len({e.model for e in examples})} models in "
+        f"{len(families(examples))} families; {alike}families held out: {right}"
+        f"mean error of time saved {error:.1f} points"
+    )
+
+
+def _answered_rightly(told: Estimates, examples: Sequence[Example]) -> str:
+    answered = is_answered(told)
+    right = f"{answered.sum()} of {len(examples)} answered"
+    if answered.any():
+        says, truth = told.probability_of_benefit >= ADAPT_PROBABILITY, benefits_of(examples) == 1
+        share = (says == truth)[answered].mean()
+        majority = (truth == (truth.mean() >= 0.5))[answered].mean()
+        right += f", {share:.2f} of them rightly (always the commoner answer: {majority:.2f})"
+    return right
+
+
+def is_answered(told: Estimates) -> NDArray[np.bool_]:
+    p = told.probability_of_benefit
+    return (p >= ADAPT_PROBABILITY) | (p <= KEEP_PROBABILITY)
+
+
+def benefits_of(examples: Sequence[Example]) -> NDArray[np.float64]:
+    return np.array([e.benefits for e in examples], float)
+
+
+def outcomes_of(examples: Sequence[Example], name: str) -> NDArray[np.float64]:
+    return np.array([getattr(e, name) for e in examples])
