@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from predictor.features import FEATURES, Case
 from predictor.fitted import FittedPredictor
+from predictor.larger import LargerBatch
 from predictor.physical import INTERVAL_LEVEL, Estimates, Intervals, most_saved_pct
 from predictor.recipe import too_far
 from stability_probe import metrics
@@ -173,17 +174,30 @@ def _spans_the_decision(
     )
 
 
-def larger_fixed_batch(case: Case, time_saved_pct: float, limits: Limits) -> str | None:
-    """The smallest larger fixed batch on the curve that saves as much time, in words."""
+def larger_fixed_batch(
+    case: Case, time_saved_pct: float, limits: Limits, known: LargerBatch | None = None
+) -> str | None:
+    """The smallest larger fixed batch on the curve that saves as much time, in words.
+
+    What it does to accuracy is told where the corpus knows of one as large.
+    """
     if time_saved_pct < limits.min_time_saved_pct:
         return None
     base = metrics.samples_per_s(case.curve, case.batch_size)
     for point in case.curve.points:
         saved = metrics.saved_pct(base, point.samples_per_s)
         if point.batch_size > case.batch_size and saved >= time_saved_pct:
+            told = "what it does to accuracy was not measured"
+            if known is not None and point.batch_size <= known.factor * case.batch_size:
+                told = (
+                    f"in the corpus one {known.factor:g} times as large as the initial, with its "
+                    f"rate scaled, lost more than {limits.max_accuracy_loss_pp:g} points in "
+                    f"{100 * known.harm_rate:.0f} % of {known.num_pairs} pairs, DEBA in "
+                    f"{100 * known.deba_harm_rate:.0f} %"
+                )
             return (
                 f"a plain fixed batch of {point.batch_size} would save {saved:.0f} % on this "
-                "device; what it does to accuracy was not measured"
+                f"device; {told}"
             )
     return None
 

@@ -111,8 +111,13 @@ def case_of(row: CorpusRow) -> Case:
 
 def weights_by_model(examples: Sequence[Example]) -> NDArray[np.float64]:
     """Shares [num_examples] that sum to one: each model counts alike, however many its runs."""
-    counts = Counter(e.model for e in examples)
-    return np.array([1 / (len(counts) * counts[e.model]) for e in examples])
+    return equal_weights([e.model for e in examples])
+
+
+def equal_weights(names: Sequence[str]) -> NDArray[np.float64]:
+    """Shares [num_names] that sum to one, and to the same over each distinct name."""
+    counts = Counter(names)
+    return np.array([1 / (len(counts) * counts[name]) for name in names])
 
 
 def families(examples: Iterable[Example]) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from predictor.corpus import CORPUS_READING, corpus_path, known_paths, load_rows
 from predictor.features import FEATURES, Case
+from predictor.larger import LargerBatch, larger_batch
 from predictor.physical import (
     CHOSEN,
     ConstantHarm,
@@ -32,7 +33,7 @@ from stability_probe.records import DEFAULT_LIMITS, Limits
 from stability_probe.sealed import seal, unseal
 from stability_probe.store import write_text
 
-_FORMAT = 4
+_FORMAT = 5
 """Of the stored numbers and of how they are computed: raised when either changes."""
 
 
@@ -62,6 +63,8 @@ class FittedPredictor:
     """The one verdict that it bears out, where it cannot tell models apart but all are alike."""
     basis: str
     """What a prediction rests on, in a sentence."""
+    larger: LargerBatch | None
+    """What the corpus knows of a larger fixed batch."""
 
     def estimates(self, cases: Sequence[Case]) -> Estimates:
         """One a case, by the chosen candidate."""
@@ -115,7 +118,8 @@ def fit_predictor(paths: Sequence[Path], limits: Limits = DEFAULT_LIMITS) -> Fit
     from predictor.held_out import Refits, half_widths
     from predictor.skill import describe, no_skill, only_verdict
 
-    rows = usable(load_rows(paths))
+    loaded = load_rows(paths)
+    rows = usable(loaded)
     if not rows:
         raise MissingError("the corpus holds no finished pair of runs; use another corpus")
     examples = make_examples(rows, limits)
@@ -140,6 +144,7 @@ def fit_predictor(paths: Sequence[Path], limits: Limits = DEFAULT_LIMITS) -> Fit
         no_skill=without_skill,
         only_verdict=only_verdict(refits),
         basis=describe(refits, verdicts=without_skill is None),
+        larger=larger_batch(loaded, limits),
     )
 
 
@@ -168,6 +173,7 @@ def _read(path: Path) -> FittedPredictor | None:
                 return None
         values["updates_per_epoch"] = tuple(values["updates_per_epoch"])
         values["limits"] = Limits(**values["limits"])
+        values["larger"] = None if values["larger"] is None else LargerBatch(**values["larger"])
         values["recipes"] = tuple(_read_recipe(recipe) for recipe in values["recipes"])
         return FittedPredictor(**values)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):

@@ -44,6 +44,11 @@ def predict(
         alternative=(
             None
             if c.curve.busy
-            else larger_fixed_batch(cases[0], float(told.time_saved_pct.mean()), limits)
+            else larger_fixed_batch(
+                cases[0],
+                float(told.time_saved_pct.mean()),
+                limits,
+                known=None if unlike else fitted.larger,
+            )
         ),
     )

@@ -55,6 +55,7 @@ FITTED = FittedPredictor(
     no_skill=None,
     only_verdict=None,
     basis="few rows",
+    larger=None,
 )
 
 
