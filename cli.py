@@ -580,7 +580,7 @@ def add(**options: Any) -> None:
     """
     from predictor.build import own_rows
     from predictor.corpus import format_corpus, load_with, own_corpus_path
-    from predictor.examples import usable
+    from predictor.examples import learned, usable
     from stability_probe.store import write_text
     from stability_probe.terminal import print_result
 
@@ -589,6 +589,7 @@ def add(**options: Any) -> None:
     rows = load_with(path, added)
     counted = len(usable(rows))
     busy = any(row.curve_busy for row in added)
+    unlearned = not all(map(learned, added))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, format_corpus(rows))
     print_result(
@@ -604,6 +605,7 @@ def add(**options: Any) -> None:
             f"{len(added)} added, {len(rows)} rows in {path}; predictions count the "
             f"{counted} of DEBA as the corpus reads it"
             + (", and none whose throughput a busy machine measured" if busy else "")
+            + (", and none whose fixed run learned nothing" if unlearned else "")
         ),
     )
 

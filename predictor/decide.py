@@ -76,6 +76,17 @@ def too_little_headroom(case: Case, limits: Limits) -> str | None:
     )
 
 
+def stuck(case: Case) -> str | None:
+    """Why nothing can be told of a network that does not learn, None where it does."""
+    losses = case.profile.losses
+    if metrics.learns(losses):
+        return None
+    return (
+        f"its loss hardly fell in the window ({losses[0]:.4g} to {min(losses):.4g}), so that it "
+        "learns nothing yet and no batch is worth choosing; use another --lr or a longer --window"
+    )
+
+
 def unlike_scale(case: Case, fitted: FittedPredictor) -> str | None:
     """Why a case's epochs are unlike the corpus': far more or fewer updates in each.
 

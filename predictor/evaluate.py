@@ -19,6 +19,8 @@ from predictor.examples import (
     Example,
     families,
     finished,
+    is_deba,
+    learned,
     make_examples,
     usable,
 )
@@ -102,6 +104,8 @@ class Evaluation:
     num_families: int
     num_diverged: int
     """Rows whose adaptive run diverged; they count as harm."""
+    num_stuck: int
+    """Rows left out since their fixed run learned nothing."""
     class_counts: Mapping[str, int]
     """Benefit classes by the curve."""
     interval_level: float
@@ -173,6 +177,7 @@ def evaluate(
         num_models=len({r.model for r in kept}),
         num_families=len(picks),
         num_diverged=len(kept) - len(trained),
+        num_stuck=sum(is_deba(r) and not learned(r) for r in rows),
         class_counts=dict(sorted(Counter(_class_name(e) for e in examples).items())),
         interval_level=INTERVAL_LEVEL,
         chosen=CHOSEN,

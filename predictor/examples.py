@@ -48,10 +48,12 @@ class Example:
 def usable(rows: Iterable[CorpusRow]) -> list[CorpusRow]:
     """Rows of DEBA, as the corpus reads it, with a quiet machine's curve, in a fixed order.
 
-    The fixed run has finished; that DEBA diverged beside it is an outcome, and counts.
+    The fixed run has finished, and learned; that DEBA diverged beside it is an outcome, and counts.
     """
     return in_order(
-        r for r in rows if is_deba(r) and not r.curve_busy and r.fixed_status == "finished"
+        r
+        for r in rows
+        if is_deba(r) and not r.curve_busy and r.fixed_status == "finished" and learned(r)
     )
 
 
@@ -68,6 +70,11 @@ def is_corpus_reading(scheduler: str, arguments: Mapping[str, Any]) -> bool:
 def finished(row: CorpusRow) -> bool:
     """Both runs of a row ran to their end."""
     return row.fixed_status == row.adaptive_status == "finished"
+
+
+def learned(row: CorpusRow) -> bool:
+    """The fixed run was no stuck one, of which any batch would be as good."""
+    return metrics.learns(row.profile.losses)
 
 
 def in_order(rows: Iterable[CorpusRow]) -> list[CorpusRow]:

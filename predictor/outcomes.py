@@ -9,7 +9,7 @@ import numpy as np
 
 from predictor import bootstrap
 from predictor.corpus import CorpusRow
-from predictor.examples import finished, in_order, usable
+from predictor.examples import finished, in_order, learned, usable
 from predictor.scores import Score
 from stability_probe import metrics
 from stability_probe.records import DEFAULT_LIMITS, Limits, MeanStd
@@ -49,8 +49,8 @@ class ModelOutcome:
 
 
 def compare_arms(rows: Sequence[CorpusRow], limits: Limits = DEFAULT_LIMITS) -> tuple[Arm, ...]:
-    """Each schedule of the corpus over all its finished rows, and DEBA beside it."""
-    done = in_order(r for r in rows if finished(r))
+    """Each schedule of the corpus over all its finished rows that learned, and DEBA beside it."""
+    done = in_order(r for r in rows if finished(r) and learned(r))
     deba = {r.fixed_run_id: r for r in usable(done)}
     names = sorted({r.arm for r in done}, key=lambda n: (n != "deba", n))
     return tuple(_arm(n, [r for r in done if r.arm == n], deba, limits) for n in names)

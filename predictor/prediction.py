@@ -7,6 +7,7 @@ from pathlib import Path
 from predictor.decide import (
     decide,
     larger_fixed_batch,
+    stuck,
     too_little_headroom,
     unlike_corpus,
     unlike_scale,
@@ -27,9 +28,10 @@ def predict(
     fitted = fitted_predictor(corpus, limits)
     cases = make_cases(c)
     told = fitted.estimates(cases)
-    unlike = unlike_recipes(c.config, fitted.recipes)
+    nothing = next(filter(None, map(stuck, cases)), None)
     if c.curve.busy:
-        unlike = "the machine was busy while the throughput was measured; run it again"
+        nothing = "the machine was busy while the throughput was measured; run it again"
+    unlike = nothing or unlike_recipes(c.config, fitted.recipes)
     for case in cases:
         unlike = unlike or unlike_scale(case, fitted) or unlike_corpus(case, fitted)
     return decide(
@@ -43,7 +45,7 @@ def predict(
         basis=fitted.basis,
         alternative=(
             None
-            if c.curve.busy
+            if nothing
             else larger_fixed_batch(
                 cases[0],
                 float(told.time_saved_pct.mean()),

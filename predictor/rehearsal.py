@@ -73,9 +73,10 @@ def _records(
     """What each epoch would report, at the last of `sizes`, which the caller extends."""
     losses = extrapolate(profile.losses, epochs, rng)
     norms = extrapolate(profile.grad_norms, epochs, rng)
-    ratio = float(
-        np.mean(np.array(profile.grad_component_variances) / np.square(profile.grad_norms))
-    )
+    known = np.square(profile.grad_norms)
+    # A gradient that is zero has no ratio.
+    ratios = np.array(profile.grad_component_variances)[known > 0] / known[known > 0]
+    ratio = float(ratios.mean()) if len(ratios) else 0.0
     noise = _noise(profile)
     previous: tuple[float, float] | None = None
     for epoch in range(1, epochs + 1):

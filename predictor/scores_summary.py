@@ -32,6 +32,8 @@ def evaluation_tables(e: Evaluation) -> Group:
     counts = ", ".join(f"{count} {name}" for name, count in e.class_counts.items())
     if e.num_diverged:
         counts += f" ({e.num_diverged} diverged)"
+    if e.num_stuck:
+        counts += f"; {e.num_stuck} more learned nothing and are left out"
     head = (
         f"{e.num_rows} rows, {e.num_models} models, {e.num_families} families: {counts}\n"
         f"a benefit: {e.limits.words}\n"

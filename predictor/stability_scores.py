@@ -22,9 +22,9 @@ _NOISE_WINDOW = 4
 
 def _detrended(profile: Profile, batch_size: int) -> float | None:
     """1 / (1 + SD of the log norm around its linear trend)."""
-    logs = np.log(profile.grad_norms)
-    if len(logs) < 3:
+    if len(profile.grad_norms) < 3 or min(profile.grad_norms) <= 0:
         return None
+    logs = np.log(profile.grad_norms)
     epochs = np.arange(len(logs))
     residuals = logs - np.polyval(np.polyfit(epochs, logs, 1), epochs)
     return 1.0 / (1.0 + float(np.sqrt((residuals**2).sum() / (len(logs) - 2))))

@@ -23,6 +23,8 @@ from stability_probe.records import (
     ThroughputCurve,
 )
 
+LEAST_FALL = 0.05
+"""Share of the first epoch's loss by which a network that learns has improved on it in a window."""
 SCATTER_CHANGES = 5
 """How many changes between epochs, at the end of a run, tell its scatter."""
 TARGET_MARGIN_PP = 0.5
@@ -123,6 +125,18 @@ def profile(epochs: Sequence[EpochRecord]) -> Profile:
         trace_sigma=noise[-1].trace_sigma if noise else None,
         grad_sq_norm=noise[-1].grad_sq_norm if noise else None,
     )
+
+
+def learns(losses: Sequence[float]) -> bool:
+    """Whether the mean loss of some epoch lies clearly below the first's; of one epoch, unknown.
+
+    Where it does not, the network is stuck (dead units, a rate far off): it loses no accuracy
+    with any batch, and no batch is worth choosing for it.
+
+    >>> learns([2.31, 1.9]), learns([2.3046, 2.3027, 2.3026]), learns([2.3])
+    (True, False, True)
+    """
+    return len(losses) < 2 or min(losses) < (1.0 - LEAST_FALL) * losses[0]
 
 
 def stability_score(grad_norms: Sequence[float]) -> float:

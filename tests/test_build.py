@@ -196,12 +196,16 @@ def test_what_is_added_says_what_counts(tmp_path: Path, monkeypatch: pytest.Monk
         make_corpus_row(seed=0, adaptive_run_id="counts"),
         make_corpus_row(seed=1, adaptive_run_id="timed", scheduler="timed", scheduler_args="{}"),
         make_corpus_row(seed=2, adaptive_run_id="busy", curve_busy=True),
+        make_corpus_row(seed=3, adaptive_run_id="stuck", profile_losses=(2.3,) * 4),
     ]
     monkeypatch.setattr("predictor.build.own_rows", lambda run_ids, root: rows)
     told = invoke("corpus", "add", "counts", "timed", "busy")
     assert told.exit_code == 0
-    assert told.stdout.startswith("3 added, 3 rows in ")
+    assert told.stdout.startswith("4 added, 4 rows in ")
     words = " ".join(told.stdout.split())
     assert "predictions count the 1 of DEBA as the corpus reads it, and none whose" in words
     answer = json.loads(invoke("corpus", "add", "counts", "--json").stdout)
-    assert (answer["rows"], answer["counted"]) == (3, 1)
+    assert "and none whose fixed run learned nothing" in words
+    assert (answer["rows"], answer["counted"]) == (4, 1)
+    monkeypatch.setattr("predictor.build.own_rows", lambda run_ids, root: rows[:1])
+    assert "none whose" not in invoke("corpus", "add", "counts").stdout

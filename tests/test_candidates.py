@@ -67,11 +67,12 @@ def test_a_case_is_the_row_before_its_runs() -> None:
     assert case_of(later) == case, "nothing after the window is in it"
 
 
-def test_rows_of_a_busy_curve_without_a_fixed_run_or_of_other_schedules_are_left_out() -> None:
+def test_rows_of_a_busy_curve_a_stuck_or_no_fixed_run_or_other_schedules_are_left_out() -> None:
     kept = make_corpus_row(seed=0)
     others = [
         make_corpus_row(seed=1, curve_busy=True),
         make_corpus_row(seed=2, fixed_status="diverged"),
+        make_corpus_row(seed=6, profile_losses=(2.3046, 2.3027, 2.3026, 2.3026)),
         make_corpus_row(seed=3, scheduler="timed", scheduler_args="{}"),
         make_corpus_row(seed=4, scheduler_args='{"reading": "strict"}'),
         make_corpus_row(seed=5, scheduler_args=json.dumps(CORPUS_READING | {"window": 5})),

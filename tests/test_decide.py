@@ -429,6 +429,30 @@ def test_a_prediction_abstains_where_the_corpus_says_nothing(
     assert why in prediction.reason
 
 
+def test_nothing_is_told_of_a_network_that_does_not_learn(corpus: Any) -> None:
+    """Dead units lose no accuracy at any batch: that is no benefit."""
+
+    def told(losses: tuple[float, ...], **fields: Any) -> Prediction:
+        c = dataclasses.replace(gains(), **fields)
+        windows = [
+            tuple(dataclasses.replace(e, loss=x) for e, x in zip(w, losses, strict=True))
+            for w in c.windows
+        ]
+        # One seed of two is enough.
+        return predict(dataclasses.replace(c, windows=(windows[0], *c.windows[1:])), corpus)
+
+    dead = (2.3046, 2.3027)
+    stuck = told(dead)
+    assert (stuck.verdict, stuck.alternative) == ("abstain", None)
+    assert stuck.reason.startswith("its loss hardly fell in the window (2.305 to 2.303)")
+    assert stuck.time_saved_interval_pct is None
+    assert "hardly fell" not in told((2.3, 2.0)).reason
+    # That weighs more than an unknown recipe; a busy machine measured neither.
+    odd = {**gains().config, "optimizer": "adamw"}
+    assert "hardly fell" in told(dead, config=odd).reason
+    assert "busy" in told(dead, curve=dataclasses.replace(gains().curve, busy=True)).reason
+
+
 def test_a_prediction_abstains_where_held_out_families_were_told_nothing(
     corpus: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

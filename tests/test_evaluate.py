@@ -322,6 +322,20 @@ def test_a_fifth_without_cases_is_left_out(evaluation: Evaluation) -> None:
     assert reliability(cases) == [(0.05, 0.5, 2), (0.975, 1.0, 2)]
 
 
+def test_runs_that_learned_nothing_are_left_out_and_counted(rows: list[CorpusRow]) -> None:
+    flat = {"profile_losses": (2.3026,) * 4, "profile_grad_norms": (0.1, 0.0, 0.0, 0.0)}
+    stuck = [dataclasses.replace(r, fixed_run_id=f"stuck{i}", **flat) for i, r in enumerate(rows)]
+    deba = len(usable(rows))
+    got, before = evaluate([*rows, *stuck[:30]]), evaluate(rows)
+    assert got.num_stuck == len([r for r in rows[:30] if r.scheduler == "deba"]) > 0
+    assert (got.num_rows, before.num_stuck) == (deba, 0)
+    assert dataclasses.replace(got, num_stuck=0) == before
+    shown = Console(file=io.StringIO(), width=80)
+    shown.print(evaluation_tables(got))
+    told = " ".join(shown.file.getvalue().split())  # type: ignore[attr-defined]
+    assert f"; {got.num_stuck} more learned nothing and are left out" in told
+
+
 def test_other_limits_are_applied_to_every_label(rows: list[CorpusRow]) -> None:
     limits = Limits(min_time_saved_pct=30.0, max_accuracy_loss_pp=1.5)
     got = evaluate(rows, limits=limits)

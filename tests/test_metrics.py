@@ -229,6 +229,15 @@ def test_looser_limits_take_no_benefit_away(
         assert metrics.benefit_class(saved, delta, easier) == "benefits"
 
 
+@given(st.lists(st.floats(0.01, 100), min_size=2, max_size=8), st.floats(0.01, 100))
+def test_a_network_learns_when_some_epoch_is_clearly_better_than_the_first(
+    later: list[float], first: float
+) -> None:
+    assert metrics.learns([first, *later, first * 0.94])
+    assert not metrics.learns([first, *(first * max(0.951, x) for x in later)])
+    assert metrics.learns([first])
+
+
 @pytest.mark.parametrize("value", [-0.1, 100.0, math.nan, math.inf])
 @pytest.mark.parametrize(
     ("name", "words"),

@@ -76,6 +76,18 @@ def test_the_norm_falls_with_the_batch_as_the_noise_says(trace: float, signal: f
     np.testing.assert_allclose([v for *_, v in told], [1e-6] * 4 + [1e-6 * left**2] * 4)
 
 
+def test_a_gradient_that_vanishes_is_rehearsed_without_a_warning() -> None:
+    """As dead units leave it: zero in some epochs, or in all."""
+    some = make_profile((1.0, 0.5, 0.0, 0.25))
+    with np.errstate(all="raise"):
+        sizes = rehearsed(some)
+        records = _records(some, 10, [16], np.random.default_rng(0))
+        ratios = [r.grad_component_variance / r.grad_norm**2 for r in records]
+        none = rehearsed(make_profile((0.0,) * 4, losses=(2.3,) * 4))
+    assert sizes[0] == none[0] == 16
+    np.testing.assert_allclose(ratios, 1e-6)
+
+
 def test_a_norm_without_any_noise_or_signal_is_left_alone() -> None:
     empty = make_profile((1.0, 0.9, 0.8, 0.7), trace_sigma=0.0, grad_sq_norm=0.0)
     assert rehearsed(empty) == rehearsed(make_profile((1.0, 0.9, 0.8, 0.7)))
