@@ -14,6 +14,7 @@ from predictor.evaluate import CandidateScores, Evaluation
 from predictor.refit import Refit, Skill
 from predictor.scores import Score
 from predictor.stability_scores import WINDOWS, ScoreFormula
+from predictor.variance import AVERAGED_EPOCHS
 from stability_probe.plain import to_plain
 from stability_probe.records import MeanStd
 from stability_probe.run_summary import SCHEMA_VERSION
@@ -217,12 +218,16 @@ def _model_table(e: Evaluation) -> Table:
 
 def _harm_table(e: Evaluation) -> Table:
     rows = (
-        ("DEBA beside the fixed run of its seed", e.harm.deba),
-        ("a fixed run beside that of another seed", e.harm.another_seed),
-        ("a fixed run's last epoch beside the one before", e.harm.one_epoch),
+        ("DEBA beside the fixed run of its seed", e.harm.deba, e.harm.deba_averaged),
+        (
+            "a fixed run beside that of another seed",
+            *(e.harm.another_seed, e.harm.another_seed_averaged),
+        ),
+        ("a fixed run's last epoch beside the one before", e.harm.one_epoch, None),
     )
     lost = f"more than {e.limits.max_accuracy_loss_pp:g} points lost"
-    return _table((lost, "share"), ((name, _interval(share)) for name, share in rows))
+    columns = (lost, "last epoch", f"mean of last {AVERAGED_EPOCHS}")
+    return _table(columns, ((name, *map(_interval, shares)) for name, *shares in rows))
 
 
 def _share_table(e: Evaluation) -> Table:

@@ -24,6 +24,10 @@ _OUTCOMES: dict[str, Callable[[CorpusRow, ThroughputCurve], float]] = {
 speed, and neighbours on one; neither is a component of the outcome."""
 
 
+AVERAGED_EPOCHS = 5
+"""At the end of a run, whose mean accuracy depends less on when one stops."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shares:
     """Components of variance of one outcome, as shares of their sum."""
@@ -65,6 +69,9 @@ class HarmShares:
     """A fixed run beside that of another seed."""
     one_epoch: Score | None
     """A fixed run's last epoch beside the one before."""
+    deba_averaged: Score | None
+    """As `deba`, by the mean accuracy of the last `AVERAGED_EPOCHS`: less of it is the epoch's."""
+    another_seed_averaged: Score | None
 
 
 def variance_shares(rows: Sequence[CorpusRow]) -> dict[str, Shares]:
@@ -121,8 +128,20 @@ def harm_shares(
     def loses(accuracy: float, against: float) -> bool:
         return metrics.loses_accuracy(metrics.accuracy_delta_pp(accuracy, against), limits)
 
+    def mean_end(accuracies: Sequence[float]) -> float:
+        return float(np.mean(accuracies[-AVERAGED_EPOCHS:]))
+
+    def by_mean(row: CorpusRow) -> bool:
+        diverged = row.adaptive_status == "diverged"
+        reached = 0.0 if diverged else mean_end(row.adaptive_accuracies)
+        return loses(reached, mean_end(row.fixed_accuracies))
+
     by_seed = _to_other_seeds(
         rows, lambda one, other: loses(one.fixed_accuracies[-1], other.fixed_accuracies[-1])
+    )
+    by_seed_averaged = _to_other_seeds(
+        rows,
+        lambda one, other: loses(mean_end(one.fixed_accuracies), mean_end(other.fixed_accuracies)),
     )
     ends = [row.fixed_accuracies[-2:] for row in rows]
     by_epoch = [loses(end[-1], end[0]) if len(end) > 1 else np.nan for end in ends]
@@ -131,6 +150,8 @@ def harm_shares(
         deba=bootstrap.mean_score(np.array(by_deba, float), drawn),
         another_seed=bootstrap.mean_score(by_seed, drawn),
         one_epoch=bootstrap.mean_score(np.array(by_epoch, float), drawn),
+        deba_averaged=bootstrap.mean_score(np.array([*map(by_mean, rows)], float), drawn),
+        another_seed_averaged=bootstrap.mean_score(by_seed_averaged, drawn),
     )
 
 

@@ -163,6 +163,33 @@ def test_seeds_of_two_machines_differ_by_their_batches_alone() -> None:
     assert variance_shares([*alike, *other])["time_saved_pct"].seeds == 0.0
 
 
+def test_harm_by_the_mean_of_the_last_epochs() -> None:
+    """The last epoch of each is an outlier; means of the last five are 80, 79.4 and 80 %."""
+    ends = [(0.8, 0.8, 0.8, 0.75, 0.85), (0.8, 0.8, 0.8, 0.8, 0.77), (0.8, 0.8, 0.8, 0.7, 0.9)]
+    rows = [
+        make_corpus_row(
+            seed=seed,
+            fixed_accuracies=(0.1, 0.2, *end),
+            adaptive_accuracies=(0.1, 0.2, *(end[0] - lost for _ in end)),
+        )
+        for seed, (end, lost) in enumerate(zip(ends, (0.003, 0.006, 0.006), strict=True))
+    ]
+    drawn = bootstrap.weights(["a"] * 3, draws=10)
+    got = harm_shares(rows, drawn)
+    assert got.deba_averaged is not None
+    assert got.another_seed_averaged is not None
+    # 79.7, 79.4, 79.4 beside 80, 79.4, 80.
+    assert got.deba_averaged.value == pytest.approx(1 / 3)
+    # The second loses to both others, and nobody else to any.
+    assert got.another_seed_averaged.value == pytest.approx(2 / 6)
+    assert got.another_seed is not None
+    assert got.another_seed.value == pytest.approx(3 / 6), "of the last epochs alone"
+    gone = dataclasses.replace(rows[0], adaptive_status="diverged", adaptive_accuracies=(0.9,))
+    lost = harm_shares([gone, *rows[1:]], drawn).deba_averaged
+    assert lost is not None
+    assert lost.value == pytest.approx(2 / 3)
+
+
 def test_shares_of_harm_by_hand() -> None:
     """Fixed runs that end at 80, 79 and 79.6 %; DEBA's at 0.3, 0.6 and 0.5 points less."""
     ends = [(0.78, 0.8), (0.8, 0.79), (0.79, 0.796)]
