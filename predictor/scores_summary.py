@@ -62,7 +62,7 @@ def evaluation_tables(e: Evaluation) -> Group:
             "dim",
         ),
     ]
-    parts.append(_harm_table(e))
+    parts += [_harm_table(e), Text(_end_line(e), "dim")]
     if e.shares:
         parts.append(_share_table(e))
         first = next(iter(e.shares.values()))
@@ -228,6 +228,14 @@ def _harm_table(e: Evaluation) -> Table:
     lost = f"more than {e.limits.max_accuracy_loss_pp:g} points lost"
     columns = (lost, "last epoch", f"mean of last {AVERAGED_EPOCHS}")
     return _table(columns, ((name, *map(_interval, shares)) for name, *shares in rows))
+
+
+def _end_line(e: Evaluation) -> str:
+    fixed, deba = (_interval(s, 1) for s in (e.harm.fixed_scatter_pp, e.harm.deba_scatter_pp))
+    return (
+        "points by which the accuracy moves from epoch to epoch at the end:\n"
+        f"of the fixed runs {fixed}, of DEBA's {deba}"
+    )
 
 
 def _share_table(e: Evaluation) -> Table:

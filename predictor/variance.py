@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from predictor import bootstrap
 from predictor.corpus import CONFIG_COLUMNS, CorpusRow
+from predictor.examples import finished
 from predictor.scores import Score
 from stability_probe import metrics
 from stability_probe.records import DEFAULT_LIMITS, Limits, ThroughputCurve
@@ -72,6 +73,11 @@ class HarmShares:
     deba_averaged: Score | None
     """As `deba`, by the mean accuracy of the last `AVERAGED_EPOCHS`: less of it is the epoch's."""
     another_seed_averaged: Score | None
+    fixed_scatter_pp: Score | None
+    """How far the accuracy moves from epoch to epoch at the end, by `metrics.accuracy_scatter_pp`:
+    the mean over fixed runs."""
+    deba_scatter_pp: Score | None
+    """The same of DEBA's, where they ran to their end."""
 
 
 def variance_shares(rows: Sequence[CorpusRow]) -> dict[str, Shares]:
@@ -136,6 +142,10 @@ def harm_shares(
         reached = 0.0 if diverged else mean_end(row.adaptive_accuracies)
         return loses(reached, mean_end(row.fixed_accuracies))
 
+    def scatter(runs: Sequence[Sequence[float]]) -> Score | None:
+        moves = [metrics.accuracy_scatter_pp(run) for run in runs]
+        return bootstrap.mean_score(np.array(moves, float), drawn)
+
     by_seed = _to_other_seeds(
         rows, lambda one, other: loses(one.fixed_accuracies[-1], other.fixed_accuracies[-1])
     )
@@ -152,6 +162,8 @@ def harm_shares(
         one_epoch=bootstrap.mean_score(np.array(by_epoch, float), drawn),
         deba_averaged=bootstrap.mean_score(np.array([*map(by_mean, rows)], float), drawn),
         another_seed_averaged=bootstrap.mean_score(by_seed_averaged, drawn),
+        fixed_scatter_pp=scatter([row.fixed_accuracies for row in rows]),
+        deba_scatter_pp=scatter([row.adaptive_accuracies if finished(row) else () for row in rows]),
     )
 
 

@@ -166,13 +166,14 @@ def test_seeds_of_two_machines_differ_by_their_batches_alone() -> None:
 def test_harm_by_the_mean_of_the_last_epochs() -> None:
     """The last epoch of each is an outlier; means of the last five are 80, 79.4 and 80 %."""
     ends = [(0.8, 0.8, 0.8, 0.75, 0.85), (0.8, 0.8, 0.8, 0.8, 0.77), (0.8, 0.8, 0.8, 0.7, 0.9)]
+    losses = (0.003, 0.006, 0.006)
     rows = [
         make_corpus_row(
             seed=seed,
             fixed_accuracies=(0.1, 0.2, *end),
             adaptive_accuracies=(0.1, 0.2, *(end[0] - lost for _ in end)),
         )
-        for seed, (end, lost) in enumerate(zip(ends, (0.003, 0.006, 0.006), strict=True))
+        for seed, (end, lost) in enumerate(zip(ends, losses, strict=True))
     ]
     drawn = bootstrap.weights(["a"] * 3, draws=10)
     got = harm_shares(rows, drawn)
@@ -184,10 +185,19 @@ def test_harm_by_the_mean_of_the_last_epochs() -> None:
     assert got.another_seed_averaged.value == pytest.approx(2 / 6)
     assert got.another_seed is not None
     assert got.another_seed.value == pytest.approx(3 / 6), "of the last epochs alone"
+    moves = [np.sqrt(np.mean(np.square(100 * np.diff([0.2, *end])))) for end in ends]
+    assert got.fixed_scatter_pp is not None
+    assert got.fixed_scatter_pp.value == pytest.approx(np.mean(moves))
+    climbs = [100 * (end[0] - lost - 0.2) for end, lost in zip(ends, losses, strict=True)]
+    assert got.deba_scatter_pp is not None
+    assert got.deba_scatter_pp.value == pytest.approx(np.mean(climbs) / np.sqrt(5))
     gone = dataclasses.replace(rows[0], adaptive_status="diverged", adaptive_accuracies=(0.9,))
     lost = harm_shares([gone, *rows[1:]], drawn).deba_averaged
     assert lost is not None
     assert lost.value == pytest.approx(2 / 3)
+    without = harm_shares([gone, *rows[1:]], drawn).deba_scatter_pp
+    assert without is not None
+    assert without.value == pytest.approx(np.mean(climbs[1:]) / np.sqrt(5))
 
 
 def test_shares_of_harm_by_hand() -> None:
