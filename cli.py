@@ -105,7 +105,9 @@ def characterize(**options: Any) -> None:
     # Stored last: a disk that is full by now does not take the answer with it.
     path = store.save_characterization(c, p)
     if not options["quiet"] and not options["json"]:
-        click.echo(f"kept; draw it with: probe plot {shlex.quote(str(path))}", err=True)
+        kept = shlex.quote(str(path))
+        click.echo(f"kept; draw it with: probe plot {kept}", err=True)
+        click.echo(f"other limits: probe predict {kept} --max-accuracy-loss 2", err=True)
 
 
 @probe.command(params=[MODEL, *TRAINING, *SCHEDULE, ROOT, LOG, *COMMON])

@@ -200,12 +200,7 @@ def larger_fixed_batch(
         if point.batch_size > case.batch_size and saved >= time_saved_pct:
             told = "what it does to accuracy was not measured"
             if known is not None and point.batch_size <= known.factor * case.batch_size:
-                told = (
-                    f"in the corpus one {known.factor:g} times as large as the initial, with its "
-                    f"rate scaled, lost more than {limits.max_accuracy_loss_pp:g} points in "
-                    f"{100 * known.harm_rate:.0f} % of {known.num_pairs} pairs, DEBA in "
-                    f"{100 * known.deba_harm_rate:.0f} %"
-                )
+                told = known.words(limits)
             return (
                 f"a plain fixed batch of {point.batch_size} would save {saved:.0f} % on this "
                 f"device; {told}"

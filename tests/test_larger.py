@@ -53,16 +53,29 @@ def test_it_stands_beside_deba_of_the_same_runs_and_each_model_counts_alike(
     lost = [*deba[:2], *(losing(row, 1.0) for row in deba[2:5]), *deba[5:]]
     got = larger_batch([*lost, *larger])
     # One of the two runs of one model; three of the six of the other.
-    assert got == LargerBatch(factor=4.0, num_pairs=8, harm_rate=0.25, deba_harm_rate=0.25)
+    none = {"collapses": 0, "deba_collapses": 0}
+    assert got == LargerBatch(factor=4.0, num_pairs=8, harm_rate=0.25, deba_harm_rate=0.25, **none)
     lenient = larger_batch([*lost, *larger], Limits(max_accuracy_loss_pp=2.0))
-    assert lenient == LargerBatch(factor=4.0, num_pairs=8, harm_rate=0.25, deba_harm_rate=0.0)
+    assert lenient == dataclasses.replace(got, deba_harm_rate=0.0)
 
 
 def test_a_run_that_diverged_is_harm(deba: list[CorpusRow]) -> None:
     gone = at_fixed(deba[0], adaptive_status="diverged", adaptive_accuracies=(0.5,))
     got = larger_batch([*deba[:1], gone])
     assert got is not None
-    assert (got.num_pairs, got.harm_rate) == (1, 1.0)
+    assert (got.num_pairs, got.harm_rate, got.collapses, got.deba_collapses) == (1, 1.0, 1, 0)
+
+
+def test_what_learned_next_to_nothing_is_counted_apart(deba: list[CorpusRow]) -> None:
+    """The fixed runs end at 80 %, half of which is 40 points."""
+    larger = [losing(at_fixed(row), lost) for row, lost in zip(deba, (39.0, 41.0), strict=False)]
+    got = larger_batch([losing(deba[0], 70.0), *deba[1:], *larger])
+    assert got is not None
+    assert (got.num_pairs, got.collapses, got.deba_collapses) == (2, 1, 1)
+    assert got.words(Limits(max_accuracy_loss_pp=1.5)).endswith(
+        "lost more than 1.5 points in 100 % of 2 pairs, DEBA in 50 %; it learned next to nothing "
+        "in 1, DEBA in 1"
+    )
 
 
 def test_what_is_no_larger_fixed_batch_does_not_count(deba: list[CorpusRow]) -> None:
