@@ -22,7 +22,6 @@ from stability_probe.optim import scale_lr
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import (
     DEFAULT_LIMITS,
-    Contrast,
     Limits,
     RunResult,
     Study,
@@ -94,17 +93,12 @@ def compare_study(
     limits: Limits = DEFAULT_LIMITS,
 ) -> Study:
     """The finished arms side by side, with the advice that follows."""
-    study = make_study(arms, results, curve=curve, reference=FIXED, contrasts=CONTRASTS)
-    contrasts = tuple(map(_as_it_speaks, study.contrasts))
-    study = dataclasses.replace(study, contrasts=contrasts, limits=limits)
+    # Over all seeds a replay has DEBA's own batches: of its time there is nothing to ask.
+    study = make_study(
+        arms, results, curve=curve, reference=FIXED, contrasts=CONTRASTS, untimed=(REPLAYED,)
+    )
+    study = dataclasses.replace(study, limits=limits)
     return concluded(study, advise(study))
-
-
-def _as_it_speaks(contrast: Contrast) -> Contrast:
-    """Without the time of a replay: over all seeds it has the same batches as DEBA itself."""
-    if contrast.against != REPLAYED:
-        return contrast
-    return dataclasses.replace(contrast, time_saved_pct=None, curve_saved_pct=None)
 
 
 def check_schedulers(config: RunConfig, schedulers: Sequence[str], dataset: Dataset) -> None:

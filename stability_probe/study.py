@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, TypeVar
@@ -95,11 +95,13 @@ def make_study(
     curve: ThroughputCurve,
     reference: str,
     contrasts: Sequence[tuple[str, str, str]] = (),
+    untimed: Collection[str] = (),
 ) -> Study:
     """Outcomes of all arms against the `reference` arm, and further (name, arm, against).
 
-    A contrast whose arms are not there or not finished is left out. Raises `RunError` when the
-    reference did not finish, so that there is nothing to compare with.
+    A contrast whose arms are not there or not finished is left out. Against the arms `untimed` only
+    accuracy is compared, and their time is no comparison that others are corrected for. Raises
+    `RunError` when the reference did not finish, so that there is nothing to compare with.
     """
     by_name = {arm.name: arm for arm in arms}
     base = _finished(by_name[reference], results)
@@ -117,7 +119,8 @@ def make_study(
         for name, arm, against in contrasts
         if arm in runs and against in runs
     }
-    contrast_differences = _differences(contrasted, curve, floor_time, floor_accuracy)
+    unasked = [key for key in contrasted if key[2] in untimed]
+    contrast_differences = _differences(contrasted, curve, floor_time, floor_accuracy, unasked)
     first = by_name[reference].configs
     return Study(
         config=first[0].to_dict(),
@@ -154,7 +157,7 @@ class _Differences(TypedDict):
     """Fields of `ArmOutcome` and `Contrast`."""
 
     time_saved_pct: Difference | None
-    curve_saved_pct: Difference
+    curve_saved_pct: Difference | None
     accuracy_delta_pp: Difference
 
 
@@ -168,27 +171,32 @@ def _differences(
     curve: ThroughputCurve,
     floor_time: float | None,
     floor_accuracy: float | None,
+    untimed: Collection[_Key] = (),
 ) -> dict[_Key, _Differences]:
     """The differences of each pair by field name, each corrected for the number of pairs.
 
-    None for the time of pairs whose runs are of two machines.
+    None for the time of pairs whose runs are of two machines, and for both times of the `untimed`.
     """
-    saved = {key: _time_saved(runs, base) for key, (runs, base) in pairs.items()}
+    timed = {key: pair for key, pair in pairs.items() if key not in untimed}
+    saved = {key: _time_saved(runs, base) for key, (runs, base) in timed.items()}
     measured = {key: values for key, values in saved.items() if values is not None}
     told = paired.differences([*measured.values()], _log_ratios([*measured.values()]), floor_time)
     times = dict(zip(measured, told, strict=True))
-    by_curve = [_curve_saved(runs, base, curve) for runs, base in pairs.values()]
+    by_curve = [_curve_saved(runs, base, curve) for runs, base in timed.values()]
     deltas = [_accuracy_delta(runs, base) for runs, base in pairs.values()]
     # Read off the batch sizes: there is no noise in it that a repeat would show.
-    curves = paired.differences(by_curve, _log_ratios(by_curve), None)
+    told = paired.differences(by_curve, _log_ratios(by_curve), None)
+    curves = dict(zip(timed, told, strict=True))
     fewest = min((r.num_test for _, base in pairs.values() for r in base), default=0)
     step = 100 / fewest if fewest else 0.0
     accuracies = paired.differences(deltas, deltas, floor_accuracy, step)
     return {
         key: _Differences(
-            time_saved_pct=times.get(key), curve_saved_pct=curve_told, accuracy_delta_pp=accuracy
+            time_saved_pct=times.get(key),
+            curve_saved_pct=curves.get(key),
+            accuracy_delta_pp=accuracy,
         )
-        for key, curve_told, accuracy in zip(pairs, curves, accuracies, strict=True)
+        for key, accuracy in zip(pairs, accuracies, strict=True)
     }
 
 

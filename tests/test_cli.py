@@ -689,6 +689,7 @@ def test_characterize_prints_and_keeps_its_answer(fake: Callable[..., None]) -> 
     assert list(Path("probe-runs").rglob("*.json"))
     shown = invoke("characterize", "m")
     assert "probe plot probe-runs" in shown.stderr
+    assert "other limits: probe predict probe-runs" in shown.stderr
     assert "ADAPT" in shown.stdout
 
 

@@ -37,6 +37,7 @@ from stability_probe.config import RunConfig
 from stability_probe.errors import RunError, UsageError
 from stability_probe.executors import LocalProcesses
 from stability_probe.optim import learning_rate
+from stability_probe.paired import holm, t_test
 from stability_probe.plain import from_plain, to_plain
 from stability_probe.plots import draw_study
 from stability_probe.progress import Progress, Quiet
@@ -239,6 +240,25 @@ def test_noise_alone_leads_to_no_advice_to_change() -> None:
     told = compare_study(*all_arms(noise), CURVE)
     assert told.advice.startswith("Keep the batch at 16")
     assert not any(a.time_saved_pct and a.time_saved_pct.larger_than_noise for a in told.arms)
+
+
+def test_what_is_not_asked_is_no_comparison_to_correct_for() -> None:
+    """The time of a replay is never told: the others are corrected for one comparison less."""
+
+    def noise(arm: Arm, seed: int) -> tuple[float, float]:
+        return 100 * (1 + 0.2 * jitter(seed, arm)), 0.8 + 0.01 * jitter(seed + 7, arm)
+
+    arms, results = all_arms(noise)
+    told = compare_study(arms, results, CURVE).contrasts
+    times = [c.time_saved_pct for c in told if c.time_saved_pct]
+    assert len(times) == len(told) - 1
+    raw = [t_test([math.log(1 - v / 100) for v in t.values]) for t in times]
+    assert [t.p_value for t in times] == pytest.approx(holm(raw))
+    accuracies = [
+        t_test(c.accuracy_delta_pp.values, 100 / results[arms[0].configs[0].run_id()].num_test)
+        for c in told
+    ]
+    assert [c.accuracy_delta_pp.p_value for c in told] == pytest.approx(holm(accuracies))
 
 
 def test_misses_are_infinite_and_diverged_arms_stay_in_the_table() -> None:
