@@ -35,7 +35,7 @@ from predictor.features import FEATURES, replayed_time_saved_pct
 from predictor.held_out import Refits
 from predictor.physical import ConstantHarm, Estimates, rehearsals
 from stability_probe.errors import MissingError
-from stability_probe.records import DEFAULT_LIMITS
+from stability_probe.records import DEFAULT_LIMITS, Limits
 from tests.predictor_factories import CURVE, FAMILIES, make_corpus, make_corpus_row, outcome
 
 ALL = BASELINES | CANDIDATES
@@ -124,6 +124,18 @@ def test_order_of_rows_leaves_no_trace(name: str) -> None:
         for r in (rows, shuffled)
     ]
     np.testing.assert_array_equal(*told)
+
+
+def test_what_saves_enough_is_told_by_the_limits_of_the_examples() -> None:
+    rows = usable(make_corpus(np.random.default_rng(0), families=FAMILIES[:3]))
+    usual, strict = (
+        make_examples(rows, limits) for limits in (DEFAULT_LIMITS, Limits(min_time_saved_pct=95.0))
+    )
+    curve = ALL["curve"]
+    told = [curve.fit(made).estimates([e.case for e in made]) for made in (usual, strict)]
+    assert told[0].probability_of_benefit.max() > 0.5
+    assert told[1].probability_of_benefit.max() == 0.0
+    np.testing.assert_array_equal(told[0].time_saved_pct, told[1].time_saved_pct)
 
 
 @pytest.mark.parametrize("name", FAST)

@@ -27,6 +27,7 @@ from predictor.physical import Estimates
 from predictor.plots import draw_predicted, reliability, write_evaluation_plots
 from predictor.scores_summary import evaluation_json, evaluation_tables
 from predictor.skill import brier
+from predictor.variance import seed_floor
 from stability_probe import metrics
 from stability_probe.errors import MissingError
 from stability_probe.records import Limits
@@ -353,6 +354,8 @@ def test_other_limits_are_applied_to_every_label(rows: list[CorpusRow]) -> None:
     before = evaluate(rows)
     assert before.class_counts != got.class_counts, "else nothing is shown"
     assert before.floor.time_saved_mae == got.floor.time_saved_mae
+    drawn = bootstrap.weights([r.family for r in usable(rows)])
+    assert got.floor == seed_floor(usable(rows), drawn, limits) != before.floor
 
 
 def test_families_are_drawn_whole_and_alike_for_every_score() -> None:

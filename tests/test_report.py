@@ -184,6 +184,17 @@ def test_a_run_stands_beside_its_fixed_run(root: Path, names: dict[str, str]) ->
     assert "Predicted beside measured" in page.words  # its reading is the corpus'
 
 
+def test_a_run_is_judged_by_the_limits_that_its_probe_was_asked_with(tmp_path: Path) -> None:
+    names = [keep_run(tmp_path, run) for run in make_pair()]
+    strict = make_prediction(limits=Limits(min_time_saved_pct=90.0), verdict="keep_fixed")
+    store.Store(tmp_path).save_characterization(probed(), strict)
+    (c,) = tmp_path.glob("characterizations/*.json")
+    run = shown(names[1], root=tmp_path)
+    assert "GAINED LITTLE ONCE" in run.words
+    assert "Paying off means at least 90 % less time" in run.words
+    assert "neutral" in shown(str(c), root=tmp_path).words
+
+
 def test_a_prediction_is_not_held_against_another_schedule(root: Path, tmp_path: Path) -> None:
     _, timed = make_pair(seed=0, scheduler="timed", scheduler_args={})
     page = Page(render(make_report([timed], root)))

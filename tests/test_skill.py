@@ -66,8 +66,23 @@ def test_skill_is_a_better_brier_score_than_the_base_rate() -> None:
     assert f"no better than the base rate (Brier score {score:.3f} against {score:.3f}" in str(told)
     stability = Learned(columns=("stability_score",), classifier=lambda: Predictor(C=100.0))
     assert no_skill(Refits(stability, examples)) is None
-    # That a model has headroom is known without a predictor: to learn that is no skill.
-    assert no_skill(Refits(Learned(columns=("log_headroom",)), examples)) is not None
+
+
+def test_to_know_headroom_is_no_skill() -> None:
+    """In each family one of four rows with headroom is harmed: the base rate of these is ¾, of all
+    rows ⅜. Who tells ¾ where there is headroom knows no more than that."""
+    examples = make_examples(
+        usable(make_corpus(np.random.default_rng(0), families=FAMILIES, seeds=4))
+    )
+    gains = with_headroom(examples)
+    harmed = {id(e) for i, e in enumerate(gains) if i % 4 == 0}
+    mixed = [
+        dataclasses.replace(e, accuracy_delta_pp=-3.0 if id(e) in harmed else 1.0) for e in examples
+    ]
+    assert len(gains) == len(examples) / 2
+    told = no_skill(Refits(Learned(columns=("log_headroom",)), mixed))
+    assert "better than the base rate" in str(told)
+    assert "against 0.188" in str(told)
 
 
 def right_where(examples: list[Example], known: list[bool]) -> Refits:

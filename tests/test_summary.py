@@ -256,6 +256,9 @@ def test_limits_that_are_not_the_usual_ones_are_told_and_asked_for_again() -> No
     assert words.endswith("--max-accuracy-loss 2")
     assert characterization_json(c, lenient)["prediction"]["limits"]["max_accuracy_loss_pp"] == 2.0
     assert told in rendered(validation_table(make_validation(prediction=lenient)))
+    # Where the reason has them, they are not told twice.
+    reasoned = dataclasses.replace(lenient, reason=f"a benefit ({lenient.limits.words}) has")
+    assert "a benefit here" not in rendered(characterization_table(c, reasoned))
     for usual in (
         characterization_table(c, make_prediction()),
         validation_table(make_validation()),
