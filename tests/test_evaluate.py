@@ -25,7 +25,7 @@ from predictor.learning import learning_curve
 from predictor.outcomes import compare_arms
 from predictor.physical import Estimates
 from predictor.plots import draw_predicted, reliability, write_evaluation_plots
-from predictor.scores_summary import evaluation_json, evaluation_tables
+from predictor.scores_summary import _short, evaluation_json, evaluation_tables
 from predictor.skill import brier
 from predictor.variance import seed_floor
 from stability_probe import metrics
@@ -356,6 +356,12 @@ def test_other_limits_are_applied_to_every_label(rows: list[CorpusRow]) -> None:
     assert before.floor.time_saved_mae == got.floor.time_saved_mae
     drawn = bootstrap.weights([r.family for r in usable(rows)])
     assert got.floor == seed_floor(usable(rows), drawn, limits) != before.floor
+
+
+def test_what_is_zero_but_for_rounding_has_no_sign_of_its_own() -> None:
+    """Else the table would differ from processor to processor."""
+    assert _short(-1e-17, 2, "+") == _short(1e-17, 2, "+") == "+.00"
+    assert (_short(-0.0004, 3, "+"), _short(-0.5, 1)) == ("-.000", "-.5")
 
 
 def test_families_are_drawn_whole_and_alike_for_every_score() -> None:

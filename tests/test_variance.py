@@ -191,7 +191,7 @@ def test_harm_by_the_mean_of_the_last_epochs() -> None:
     climbs = [100 * (end[0] - lost - 0.2) for end, lost in zip(ends, losses, strict=True)]
     assert got.deba_scatter_pp is not None
     assert got.deba_scatter_pp.value == pytest.approx(np.mean(climbs) / np.sqrt(5))
-    gone = dataclasses.replace(rows[0], adaptive_status="diverged", adaptive_accuracies=(0.9,))
+    gone = dataclasses.replace(rows[0], adaptive_status="diverged", adaptive_accuracies=(0.9, 0.1))
     lost = harm_shares([gone, *rows[1:]], drawn).deba_averaged
     assert lost is not None
     assert lost.value == pytest.approx(2 / 3)
