@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from predictor.estimator import Predictor
-from predictor.examples import Example, weights_by_model
+from predictor.examples import Example, weighted_share, weights_by_model
 from predictor.features import FEATURES, Case
 from predictor.physical import ConstantHarm, Estimates, Fitted, Paths, rehearsed_time_saved_pct
 
@@ -123,8 +123,7 @@ class Physical:
                 shares[e.path] = shares.get(e.path, 0.0) + float(weight)
         paths = Paths(paths=tuple(shares), shares=tuple(shares.values()), limits=examples[0].limits)
         if not self.columns:
-            # A sum of weights may exceed 1 in its last digit.
-            rate = min(1.0, float(weights @ harms))
+            rate = weighted_share(harms, weights)
             return ConstantHarm(paths=paths, harm_rate=rate, mean_delta_pp=float(weights @ deltas))
         x = columns_of([e.case for e in examples], self.columns)
         return _LearnedHarm(

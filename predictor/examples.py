@@ -127,6 +127,11 @@ def equal_weights(names: Sequence[str]) -> NDArray[np.float64]:
     return np.array([1 / (len(counts) * counts[name]) for name in names])
 
 
+def weighted_share(which: Sequence[bool], weights: NDArray[np.float64]) -> float:
+    """Of those that are, by weights that sum to one, up to rounding: at most 1."""
+    return min(1.0, float(weights @ np.asarray(which)))
+
+
 def families(examples: Iterable[Example]) -> list[str]:
     """Distinct families, sorted."""
     return sorted({e.family for e in examples})

@@ -97,7 +97,7 @@ def fitted_predictor(
         fitted = _read(stored)
         if fitted is not None and fitted.key == key:
             return fitted
-    fitted = fit_predictor(paths, limits)
+    fitted = fit_predictor(paths, limits, key)
     # A cache that cannot be written costs time, nothing else.
     with contextlib.suppress(OSError, RunError):
         _cache_path(key).parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,9 @@ def fit_known(limits: Limits = DEFAULT_LIMITS) -> FittedPredictor:
     return fit_predictor(known_paths(), limits)
 
 
-def fit_predictor(paths: Sequence[Path], limits: Limits = DEFAULT_LIMITS) -> FittedPredictor:
+def fit_predictor(
+    paths: Sequence[Path], limits: Limits = DEFAULT_LIMITS, key: str | None = None
+) -> FittedPredictor:
     """Fit on the rows of these files. Raises `MissingError` when none is usable."""
     from predictor.candidates import CANDIDATES
     from predictor.examples import make_examples, usable
@@ -131,7 +133,7 @@ def fit_predictor(paths: Sequence[Path], limits: Limits = DEFAULT_LIMITS) -> Fit
     low, high = feature_range([e.case for e in examples])
     updates = [e.case.updates_per_epoch for e in examples]
     return FittedPredictor(
-        key=_key(paths, limits),
+        key=key or _key(paths, limits),
         limits=limits,
         harm_rate=model.harm_rate,
         mean_delta_pp=model.mean_delta_pp,

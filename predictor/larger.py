@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from predictor.corpus import CorpusRow
-from predictor.examples import equal_weights, in_order, usable
+from predictor.examples import equal_weights, in_order, usable, weighted_share
 from stability_probe.records import DEFAULT_LIMITS, Limits
 
 _COLLAPSE = 0.5
@@ -61,9 +61,7 @@ def larger_batch(rows: Sequence[CorpusRow], limits: Limits = DEFAULT_LIMITS) -> 
     weights = equal_weights([row.model for row in kept])
 
     def harm(of: Sequence[CorpusRow]) -> float:
-        harms = [row.benefit_class(limits) == "harms" for row in of]
-        # A sum of weights may exceed 1 in its last digit.
-        return min(1.0, float(weights @ harms))
+        return weighted_share([row.benefit_class(limits) == "harms" for row in of], weights)
 
     return LargerBatch(
         factor=factor,
