@@ -17,8 +17,8 @@ from predictor.features import family
 from stability_probe import metrics
 from stability_probe.errors import MissingError
 from stability_probe.folders import data_home
+from stability_probe.limits import Limits
 from stability_probe.records import (
-    Limits,
     ModelSize,
     Profile,
     RunResult,

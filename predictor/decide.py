@@ -13,7 +13,8 @@ from predictor.larger import LargerBatch
 from predictor.physical import INTERVAL_LEVEL, Estimates, Intervals, most_saved_pct
 from predictor.recipe import too_far
 from stability_probe import metrics
-from stability_probe.records import DEFAULT_LIMITS, Limits, Prediction
+from stability_probe.limits import DEFAULT_LIMITS, Limits
+from stability_probe.records import Prediction
 
 ADAPT_PROBABILITY = 0.7
 KEEP_PROBABILITY = 0.3

@@ -40,8 +40,8 @@ from predictor.variance import (
     variance_shares,
 )
 from stability_probe.errors import MissingError
+from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.progress import Progress, Quiet
-from stability_probe.records import DEFAULT_LIMITS, Limits
 
 T = TypeVar("T", Estimates, Intervals)
 

@@ -29,7 +29,7 @@ from predictor.physical import (
 from predictor.recipe import KnownRecipe, Recipe, known_recipes
 from stability_probe.errors import MissingError, RunError
 from stability_probe.folders import cache_home
-from stability_probe.records import DEFAULT_LIMITS, Limits
+from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.sealed import seal, unseal
 from stability_probe.store import write_text
 

@@ -19,7 +19,8 @@ from predictor.features import FEATURES, Case, make_cases, replayed_time_saved_p
 from predictor.fitted import FittedPredictor, fitted_predictor
 from predictor.physical import rehearsals
 from stability_probe import metrics
-from stability_probe.records import DEFAULT_LIMITS, Characterization, Limits, MeanStd
+from stability_probe.limits import DEFAULT_LIMITS, Limits
+from stability_probe.records import Characterization, MeanStd
 
 
 @dataclass(frozen=True, kw_only=True)

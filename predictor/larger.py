@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from predictor.corpus import CorpusRow
 from predictor.examples import equal_weights, in_order, usable, weighted_share
-from stability_probe.records import DEFAULT_LIMITS, Limits
+from stability_probe.limits import DEFAULT_LIMITS, Limits
 
 _COLLAPSE = 0.5
 """Share of its accuracy that a run has lost when it learned next to nothing."""

@@ -12,7 +12,8 @@ from predictor.corpus import CorpusRow
 from predictor.examples import finished, in_order, learned, usable
 from predictor.scores import Score
 from stability_probe import metrics
-from stability_probe.records import DEFAULT_LIMITS, Limits, MeanStd
+from stability_probe.limits import DEFAULT_LIMITS, Limits
+from stability_probe.records import MeanStd
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from predictor.corpus import CORPUS_READING
 from predictor.features import Case, replayed_time_saved_pct
 from predictor.rehearsal import rehearse
 from stability_probe import metrics
-from stability_probe.records import DEFAULT_LIMITS, Limits
+from stability_probe.limits import DEFAULT_LIMITS, Limits
 
 INTERVAL_LEVEL = 0.9
 """Nominal coverage of the intervals."""

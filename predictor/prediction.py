@@ -15,7 +15,8 @@ from predictor.decide import (
 from predictor.features import make_cases
 from predictor.fitted import fitted_predictor
 from predictor.recipe import unlike_recipes
-from stability_probe.records import DEFAULT_LIMITS, Characterization, Limits, Prediction
+from stability_probe.limits import DEFAULT_LIMITS, Limits
+from stability_probe.records import Characterization, Prediction
 
 
 def predict(

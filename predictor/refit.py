@@ -15,7 +15,7 @@ from predictor.held_out import Refits, intervals
 from predictor.physical import CHOSEN, Estimates
 from predictor.scores import HeldOutCase
 from predictor.skill import brier, no_skill, only_verdict
-from stability_probe.records import DEFAULT_LIMITS, Limits
+from stability_probe.limits import DEFAULT_LIMITS, Limits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,14 +21,9 @@ from predictor.reproduce import run_command
 from predictor.summary import scatter_words
 from stability_probe.config import RunConfig
 from stability_probe.errors import MissingError
+from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.paired import compare_runs, machine_of, same_machine
-from stability_probe.records import (
-    DEFAULT_LIMITS,
-    Comparison,
-    EpochRecord,
-    Limits,
-    RunResult,
-)
+from stability_probe.records import Comparison, EpochRecord, RunResult
 from stability_probe.store import read_characterization
 from stability_probe.stored import Probed, fixed_twin
 from stability_probe.words import percent

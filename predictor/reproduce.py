@@ -9,14 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stability_probe.config import RunConfig
-from stability_probe.records import (
-    DEFAULT_LIMITS,
-    Characterization,
-    Limits,
-    RunResult,
-    Study,
-    Validation,
-)
+from stability_probe.limits import DEFAULT_LIMITS, Limits
+from stability_probe.records import Characterization, RunResult, Study, Validation
 from stability_probe.settings import LIMIT_FLAGS
 
 _FLAGGED = (

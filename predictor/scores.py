@@ -7,8 +7,8 @@ from pathlib import Path
 
 from predictor.corpus import corpus_path
 from stability_probe.errors import MissingError
+from stability_probe.limits import Limits
 from stability_probe.plain import from_plain
-from stability_probe.records import Limits
 from stability_probe.store import read_json
 
 

@@ -14,15 +14,10 @@ from rich.text import Text
 
 from predictor.reproduce import changed_flags, limit_flags
 from stability_probe import metrics
+from stability_probe.limits import DEFAULT_LIMITS
 from stability_probe.plain import to_plain
 from stability_probe.probe_summary import measured_table, over_seeds
-from stability_probe.records import (
-    DEFAULT_LIMITS,
-    Characterization,
-    Comparison,
-    Prediction,
-    Validation,
-)
+from stability_probe.records import Characterization, Comparison, Prediction, Validation
 from stability_probe.run_summary import SCHEMA_VERSION
 from stability_probe.words import interval_words, with_std
 

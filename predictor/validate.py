@@ -11,10 +11,11 @@ from predictor.corpus import CORPUS_READING
 from predictor.judge import judge
 from stability_probe.config import RunConfig
 from stability_probe.errors import RunError
+from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.paired import compare_runs, require_machine
 from stability_probe.probe import characterize
 from stability_probe.progress import Progress, Quiet
-from stability_probe.records import DEFAULT_LIMITS, Limits, RunResult, Validation
+from stability_probe.records import RunResult, Validation
 from stability_probe.run import run
 from stability_probe.store import Store
 

@@ -15,7 +15,8 @@ from predictor.corpus import CONFIG_COLUMNS, CorpusRow
 from predictor.examples import finished
 from predictor.scores import Score
 from stability_probe import metrics
-from stability_probe.records import DEFAULT_LIMITS, Limits, ThroughputCurve
+from stability_probe.limits import DEFAULT_LIMITS, Limits
+from stability_probe.records import ThroughputCurve
 
 _OUTCOMES: dict[str, Callable[[CorpusRow, ThroughputCurve], float]] = {
     "time_saved_pct": lambda row, curve: row.saved_pct_on(curve),

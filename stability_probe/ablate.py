@@ -9,16 +9,10 @@ from typing import Any
 
 from stability_probe.config import RunConfig
 from stability_probe.errors import RunError
+from stability_probe.limits import DEFAULT_LIMITS
 from stability_probe.paired import EQUIVALENCE_LEVEL, mean_interval
 from stability_probe.progress import Progress, Quiet
-from stability_probe.records import (
-    DEFAULT_LIMITS,
-    ArmOutcome,
-    Claim,
-    RunResult,
-    Study,
-    ThroughputCurve,
-)
+from stability_probe.records import ArmOutcome, Claim, RunResult, Study, ThroughputCurve
 from stability_probe.run import load_run_data
 from stability_probe.schedulers import make_scheduler
 from stability_probe.schedulers.deba import thresholds_of

@@ -18,15 +18,10 @@ from stability_probe.advice import REPLAYED, advise
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset
 from stability_probe.errors import UsageError
+from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.optim import scale_lr
 from stability_probe.progress import Progress, Quiet
-from stability_probe.records import (
-    DEFAULT_LIMITS,
-    Limits,
-    RunResult,
-    Study,
-    ThroughputCurve,
-)
+from stability_probe.records import RunResult, Study, ThroughputCurve
 from stability_probe.run import load_run_data
 from stability_probe.schedulers import make_scheduler
 from stability_probe.schedulers.base import GRID

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from stability_probe.limits import Limits
 from stability_probe.records import (
     EpochRecord,
-    Limits,
     MeanStd,
     NoiseScaleRecord,
     Profile,

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from stability_probe.config import CHOICES, RunConfig
-from stability_probe.records import DEFAULT_LIMITS
+from stability_probe.limits import DEFAULT_LIMITS
 from stability_probe.settings import (
     FIELD_OF_FLAG,
     FIELDS,

@@ -10,7 +10,8 @@ import numpy as np
 
 from stability_probe import metrics
 from stability_probe.errors import UsageError
-from stability_probe.records import DEFAULT_LIMITS, Comparison, Difference, Limits, RunResult
+from stability_probe.limits import DEFAULT_LIMITS, Limits
+from stability_probe.records import Comparison, Difference, RunResult
 
 ALPHA = 0.05
 """Chance of calling one of a family of differences real when none is."""

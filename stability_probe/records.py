@@ -6,36 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.notebook import Shown
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What counts as a benefit, and what as harm. Raises `ValueError` for limits that cannot be."""
-
-    min_time_saved_pct: float = 10.0
-    """A run that saves less is no benefit."""
-    max_accuracy_loss_pp: float = 0.5
-    """A run that loses more test accuracy, percentage points, is harm."""
-
-    def __post_init__(self) -> None:
-        for name, value, below in (
-            ("least time saved", self.min_time_saved_pct, "at least 0 and below 100 %"),
-            ("largest loss of accuracy", self.max_accuracy_loss_pp, "0 to less than 100 points"),
-        ):
-            if not 0 <= value < 100:
-                raise ValueError(f"the {name} is {value:g}; use {below}")
-
-    @property
-    def words(self) -> str:
-        """What a benefit is."""
-        return (
-            f"at least {self.min_time_saved_pct:g} % less time, at most "
-            f"{self.max_accuracy_loss_pp:g} points less accuracy"
-        )
-
-
-DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from click.core import ParameterSource
 
 from stability_probe.config import RunConfig
 from stability_probe.errors import UsageError
-from stability_probe.records import Limits
+from stability_probe.limits import Limits
 
 FIELDS = {field.name: field for field in dataclasses.fields(RunConfig)}
 MAX_SEEDS = 1000

@@ -8,8 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from stability_probe.limits import DEFAULT_LIMITS
 from stability_probe.plain import to_plain
-from stability_probe.records import DEFAULT_LIMITS, ArmOutcome, Difference, MeanStd, Study
+from stability_probe.records import ArmOutcome, Difference, MeanStd, Study
 from stability_probe.run_summary import SCHEMA_VERSION
 
 _CLOCKS = {"cpu_s": "CPU seconds", "time_s": "wall clock"}

@@ -12,8 +12,8 @@ import numpy as np
 from predictor.corpus import CORPUS_READING, CorpusRow
 from stability_probe import metrics
 from stability_probe.config import RunConfig
+from stability_probe.limits import DEFAULT_LIMITS
 from stability_probe.records import (
-    DEFAULT_LIMITS,
     Characterization,
     Comparison,
     ModelSize,

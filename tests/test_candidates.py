@@ -35,7 +35,7 @@ from predictor.features import FEATURES, replayed_time_saved_pct
 from predictor.held_out import Refits
 from predictor.physical import ConstantHarm, Estimates, rehearsals
 from stability_probe.errors import MissingError
-from stability_probe.records import DEFAULT_LIMITS, Limits
+from stability_probe.limits import DEFAULT_LIMITS, Limits
 from tests.predictor_factories import CURVE, FAMILIES, make_corpus, make_corpus_row, outcome
 
 ALL = BASELINES | CANDIDATES

@@ -36,12 +36,13 @@ from stability_probe.compare import (
 from stability_probe.config import RunConfig
 from stability_probe.errors import RunError, UsageError
 from stability_probe.executors import LocalProcesses
+from stability_probe.limits import Limits
 from stability_probe.optim import learning_rate
 from stability_probe.paired import holm, t_test
 from stability_probe.plain import from_plain, to_plain
 from stability_probe.plots import draw_study
 from stability_probe.progress import Progress, Quiet
-from stability_probe.records import Limits, RunResult, Study
+from stability_probe.records import RunResult, Study
 from stability_probe.run import run
 from stability_probe.schedulers.deba import thresholds_of
 from stability_probe.store import Store, read_study

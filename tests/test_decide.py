@@ -28,7 +28,8 @@ from predictor.fitted import FittedPredictor, fitted_predictor
 from predictor.held_out import Refits, intervals
 from predictor.physical import CHOSEN, INTERVAL_LEVEL, Estimates, Intervals
 from predictor.recipe import MARGIN
-from stability_probe.records import DEFAULT_LIMITS, Characterization, Limits, Prediction
+from stability_probe.limits import DEFAULT_LIMITS, Limits
+from stability_probe.records import Characterization, Prediction
 from tests.factories import make_curve
 from tests.predictor_factories import (
     CURVE,

@@ -30,7 +30,7 @@ from predictor.skill import brier
 from predictor.variance import seed_floor
 from stability_probe import metrics
 from stability_probe.errors import MissingError
-from stability_probe.records import Limits
+from stability_probe.limits import Limits
 from tests.predictor_factories import FAMILIES, make_corpus, make_corpus_row
 
 FEW: dict[str, Candidate] = {

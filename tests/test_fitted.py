@@ -22,8 +22,8 @@ from predictor.fitted import FittedPredictor, fit_predictor, fitted_predictor, t
 from predictor.held_out import Refits, half_widths
 from predictor.physical import CHOSEN
 from stability_probe.errors import MissingError
+from stability_probe.limits import Limits
 from stability_probe.plain import to_plain
-from stability_probe.records import Limits
 from tests.predictor_factories import FAMILIES, make_characterization, make_corpus, make_corpus_row
 
 ROOT = Path(__file__).parents[1]

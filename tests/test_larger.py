@@ -12,7 +12,7 @@ from predictor import predict
 from predictor.corpus import CorpusRow, format_corpus
 from predictor.fitted import fitted_predictor
 from predictor.larger import LargerBatch, larger_batch
-from stability_probe.records import Limits
+from stability_probe.limits import Limits
 from tests.factories import make_curve
 from tests.predictor_factories import FAMILIES, make_characterization, make_corpus, outcome
 

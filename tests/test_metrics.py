@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stability_probe import metrics
-from stability_probe.records import DEFAULT_LIMITS, Limits
+from stability_probe.limits import DEFAULT_LIMITS, Limits
 from tests.factories import make_curve, make_epoch
 
 positive = st.floats(1e-3, 1e3)

@@ -21,9 +21,10 @@ from predictor.judge import judge
 from predictor.report import make_report, render, write_report
 from stability_probe import store
 from stability_probe.errors import MissingError, RunError, UsageError
+from stability_probe.limits import Limits
 from stability_probe.paired import compare_runs
 from stability_probe.plain import from_plain, to_plain
-from stability_probe.records import Limits, RunResult, Study
+from stability_probe.records import RunResult, Study
 from stability_probe.series import speed_ups
 from stability_probe.stored import Probed, load_stored
 from tests.factories import make_curve

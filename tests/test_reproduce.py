@@ -19,7 +19,7 @@ from predictor.reproduce import (
     validate_after,
 )
 from stability_probe.config import RunConfig
-from stability_probe.records import DEFAULT_LIMITS, Limits
+from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.settings import make_config, make_limits
 from stability_probe.store import read_study
 from tests.factories import make_curve

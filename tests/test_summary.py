@@ -22,7 +22,8 @@ from predictor.summary import (
     validation_table,
 )
 from stability_probe.config import RunConfig
-from stability_probe.records import Characterization, Limits, MeanStd, RunResult, Validation
+from stability_probe.limits import Limits
+from stability_probe.records import Characterization, MeanStd, RunResult, Validation
 from stability_probe.run_summary import run_json, run_table, runs_json, runs_table
 from stability_probe.store import RunSummary
 from tests.factories import make_curve, make_epoch

@@ -16,7 +16,8 @@ from predictor.summary import validation_failed
 from predictor.validate import judge, validate
 from stability_probe.config import RunConfig
 from stability_probe.errors import RunError, UsageError
-from stability_probe.records import Characterization, Limits, Prediction, RunResult
+from stability_probe.limits import Limits
+from stability_probe.records import Characterization, Prediction, RunResult
 from stability_probe.store import Store, read_characterization
 from tests.predictor_factories import (
     make_characterization,
