@@ -442,16 +442,23 @@ def sweep(**options: Any) -> None:
 
     Finished runs are not repeated. Exits 1 when some failed; the others are kept.
     """
+    from predictor.build import keep_known_curves, without_known
+    from predictor.corpus import load_corpus
     from stability_probe.executors import make_executor
     from stability_probe.sweep import load_sweep, run_sweep
     from stability_probe.terminal import print_result, watching
 
-    planned = load_sweep(Path(options["sweep"]))
+    asked = planned = load_sweep(Path(options["sweep"]))
+    known = load_corpus(Path(options["known"])) if options["known"] else []
     if options["known"]:
-        planned = _without_known(planned, options)
+        planned = without_known(asked, known)
+        if not options["quiet"] and not options["json"]:
+            told = f"{len(asked) - len(planned)} of {len(asked)} runs are not needed"
+            click.echo(f"{told}, their rows are in {options['known']}", err=True)
     if options["dry_run"]:
         _show_plan(planned, options)
         return
+    keep_known_curves(asked, known, Path(options["output"]))
     executor = make_executor(options["executor"], options["jobs"])
     with watching(options) as progress:
         failed = run_sweep(planned, Path(options["output"]), executor, progress)
@@ -469,18 +476,6 @@ def sweep(**options: Any) -> None:
     )
     if failed:
         click.get_current_context().exit(1)
-
-
-def _without_known(planned: list[SweepRun], options: dict[str, Any]) -> list[SweepRun]:
-    """What a corpus file lacks."""
-    from predictor.build import without_known
-    from predictor.corpus import load_corpus
-
-    left = without_known(planned, load_corpus(Path(options["known"])))
-    if not options["quiet"] and not options["json"]:
-        told = f"{len(planned) - len(left)} of {len(planned)} runs are not needed"
-        click.echo(f"{told}, their rows are in {options['known']}", err=True)
-    return left
 
 
 def _show_plan(planned: list[SweepRun], options: dict[str, Any]) -> None:
@@ -533,12 +528,17 @@ def build(**options: Any) -> None:
         raise UsageError(f"no finished pair of this sweep in {options['output']}; run probe sweep")
     path = Path(options["rows"])
     together = load_with(path, rows)
+    busy = sum(row.curve_busy for row in rows)
     write_text(path, format_corpus(together))
+    if busy:
+        told = f"{busy} with a throughput curve of a busy machine, from which no prediction learns"
+        click.echo(f"{told}; probe sweep with the same file measures it anew", err=True)
     print_result(
         options["json"],
         lambda: {
             "schema_version": 1,
             "built": len(rows),
+            "busy": busy,
             "rows": len(together),
             "file": str(path),
             "other_machine": apart,

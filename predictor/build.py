@@ -10,12 +10,13 @@ from pathlib import Path
 from predictor.corpus import CorpusRow, make_row
 from stability_probe.config import RunConfig, default_max_batch_size, with_memory_format
 from stability_probe.datasets import load_dataset
-from stability_probe.device import device_name, resolve_device
+from stability_probe.device import describe_environment, device_name, resolve_device
 from stability_probe.errors import UsageError
 from stability_probe.models import make_model, model_size
 from stability_probe.paired import require_machine, same_machine
+from stability_probe.plain import to_plain
 from stability_probe.records import ModelSize, RunResult, ThroughputCurve
-from stability_probe.store import Store, read_result
+from stability_probe.store import Store, read_result, write_json
 from stability_probe.sweep import (
     SweepRun,
     curve_path,
@@ -60,6 +61,39 @@ def without_known(runs: Sequence[SweepRun], rows: Iterable[CorpusRow]) -> list[S
     beside = {run.baseline.run_id() for run in compared}
     needed = {config.run_id() for run in missing for config in (run.baseline, run.config)}
     return [r for r in runs if r.config.run_id() in needed or r.baseline.run_id() not in beside]
+
+
+def keep_known_curves(
+    runs: Sequence[SweepRun], rows: Iterable[CorpusRow], root: Path
+) -> list[Path]:
+    """Keep the rows' throughput curves as if they had been measured here; the files written.
+
+    So a sweep that goes on elsewhere, on the same kind of device, measures each model once, and a
+    memory format is chosen once. Of quiet machines only, for runs of one thread (rows do not tell
+    how many), and never in the place of a quiet curve.
+    """
+    quiet = {row.pair_id: row for row in rows if not row.curve_busy}
+    written: dict[Path, ThroughputCurve] = {}
+    for run in runs:
+        path, before = curve_path(root, run.baseline), stored_curve(run, root)
+        if run.baseline.threads not in (None, 1) or (before and not before.busy):
+            continue
+        for pair_id in sorted(_pair_ids(run) & quiet.keys()):
+            row = quiet[pair_id]
+            if (row.device_name, row.torch) == _device_here(run.baseline.device):
+                lent = dataclasses.replace(row.curve, device_name=row.device_name)
+                written.setdefault(path, lent)
+    for path, curve in written.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, to_plain(curve))
+    return list(written)
+
+
+@cache
+def _device_here(device: str) -> tuple[str, str]:
+    """What a row made here would name as its device and its torch."""
+    here = describe_environment(resolve_device(device))
+    return here["device_name"], here["torch"]
 
 
 def _pair_ids(run: SweepRun) -> set[tuple[str, str]]:

@@ -27,7 +27,7 @@ from stability_probe.records import (
     ThroughputPoint,
 )
 
-CORPUS_READING = {"reading": "mild"}
+CORPUS_READING = {"reading": "eager"}
 """Arguments of DEBA in the shipped corpus's runs; predictions speak of this reading alone."""
 PROFILE_EPOCHS = 15
 """Epochs of the fixed run whose signals a row keeps: DEBA's window in the paper."""

@@ -30,6 +30,8 @@ class Arm:
     deba_saves_more_pct: Score | None
     """DEBA's time saved minus the arm's, of the runs that both made."""
     deba_more_accurate_pp: Score | None
+    same_batches: int | None
+    """Runs whose batch sizes are DEBA's own, epoch by epoch: with the same seed that is one run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,10 @@ def _arm(
         np.nan if d is None else d.saved_pct_on(r.curve) for r, d in zip(rows, beside, strict=True)
     ]
     deba_delta = np.array([np.nan if d is None else d.accuracy_delta_pp for d in beside])
+    alike = [
+        d is not None and d.adaptive_batch_sizes == r.adaptive_batch_sizes
+        for r, d in zip(rows, beside, strict=True)
+    ]
     paired = name != "deba"
     return Arm(
         name=name,
@@ -79,6 +85,7 @@ def _arm(
         benefits=bootstrap.mean_score(benefit, drawn),
         deba_saves_more_pct=bootstrap.mean_score(deba_saved - saved, drawn) if paired else None,
         deba_more_accurate_pp=bootstrap.mean_score(deba_delta - delta, drawn) if paired else None,
+        same_batches=sum(alike) if paired else None,
     )
 
 

@@ -55,6 +55,7 @@ def evaluation_tables(e: Evaluation) -> Group:
         Text("below 0: less error with it", "dim"),
         _arm_table(e),
         Text("by the throughput curve; DEBA minus the arm, same seeds", "dim"),
+        Text("same: runs with DEBA's own batch sizes, epoch by epoch", "dim"),
         _model_table(e),
         Text(
             "mean ± SD over seeds and data;\nrank correlation of headroom with time saved "
@@ -193,10 +194,12 @@ def _arm_table(e: Evaluation) -> Table:
             _plain(a.benefits, 2),
             _signed(a.deba_saves_more_pct, 0),
             _signed(a.deba_more_accurate_pp, 1),
+            "-" if a.same_batches is None else str(a.same_batches),
         )
         for a in e.arms
     )
-    return _table(("arm", "runs", "saved %", "points", "benefit", "DEBA %", "DEBA points"), rows)
+    columns = ("arm", "runs", "saved %", "points", "benefit", "DEBA %", "DEBA points", "same")
+    return _table(columns, rows)
 
 
 def _model_table(e: Evaluation) -> Table:

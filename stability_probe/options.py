@@ -215,7 +215,8 @@ CORPUS_IN = click.Option(
 KNOWN_ROWS = click.Option(
     ["--corpus", "known"],
     type=click.Path(dir_okay=False),
-    help="Rows of `probe corpus build`; what they compare is not run again.",
+    help="Rows of `probe corpus build`; what they compare is not run again, nor a throughput curve "
+    "of this kind of device measured.",
 )
 EXPORT: Sequence[click.Option] = (
     click.Option(

@@ -175,6 +175,12 @@ def run_sweep(
     except BaseException:
         executor.close()
         raise
+    if busy := sum(curve.busy for curve in curves.values()):
+        progress.note(
+            f"a busy machine measured {busy} of {len(curves)} throughput curves, and no prediction "
+            "learns from rows with such a curve; type this line again when it is quiet: they are "
+            "measured anew, and no finished run is repeated"
+        )
     # Runs of one point share the memory format of their baseline, whatever their batch.
     formats = [curves[curve_path(root, r.baseline)].memory_format for r in runs]
     resolved = [with_memory_format(r.config, f) for r, f in zip(runs, formats, strict=True)]

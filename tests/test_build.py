@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 import cli
-from predictor.build import own_rows, without_known
+from predictor.build import keep_known_curves, own_rows, without_known
 from predictor.corpus import CORPUS_READING, CorpusRow, format_corpus, load_corpus
 from stability_probe.config import with_memory_format
+from stability_probe.device import describe_environment
 from stability_probe.errors import UsageError
 from stability_probe.plain import to_plain
 from stability_probe.records import RunResult
 from stability_probe.store import write_json
-from stability_probe.sweep import SweepRun, curve_path, load_sweep
+from stability_probe.sweep import SweepRun, curve_path, load_sweep, measure_curves, stored_curve
 from tests.predictor_factories import CURVE, make_corpus_row
 from tests.report_factories import keep_run, make_pair
 
@@ -100,6 +102,17 @@ def test_both_runs_of_another_machine_make_a_row(tmp_path: Path) -> None:
     assert (told.exit_code, answer["rows"], answer["other_machine"]) == (0, 1, [])
 
 
+@pytest.mark.parametrize("busy", [False, True])
+def test_rows_with_the_curve_of_a_busy_machine_are_told(tmp_path: Path, busy: bool) -> None:
+    root = tmp_path / "runs"
+    file = keep_sweep(root, *make_pair(seed=0), *make_pair(seed=1))
+    for path in (root / "curves").iterdir():
+        write_json(path, to_plain(dataclasses.replace(CURVE, busy=busy)))
+    told, answer, _ = build(root, file)
+    assert answer["busy"] == (2 if busy else 0)
+    assert ("2 with a throughput curve of a busy machine" in told.stderr) is busy
+
+
 def test_with_no_row_at_all_no_file_is_written(tmp_path: Path) -> None:
     root = tmp_path / "runs"
     fixed, adaptive = make_pair(seed=0)
@@ -134,6 +147,71 @@ def test_a_sweep_leaves_out_what_rows_of_any_machine_compare(
     both = [row_of(deba, memory_format), row_of(timed, memory_format)]
     assert without_known(runs, both) == second
     assert without_known(runs, [row_of(r, memory_format) for r in runs]) == []
+
+
+def made_here(row: CorpusRow, **fields: Any) -> CorpusRow:
+    here = describe_environment(torch.device("cpu"))
+    device = {"device_name": here["device_name"], "torch": here["torch"]}
+    return dataclasses.replace(row, **{**device, **fields})
+
+
+def test_a_sweep_takes_the_curves_of_rows_from_this_kind_of_device(tmp_path: Path) -> None:
+    """Of two data sets alike: what is shared by a model is one measurement."""
+    _, runs = grid(tmp_path)
+    path = curve_path(tmp_path, runs[0].baseline)
+    row = made_here(row_of(runs[1], "channels_last"), memory_format="channels_last")
+    assert keep_known_curves(runs, [row], tmp_path) == [path]
+    curve = stored_curve(runs[-1], tmp_path)
+    assert curve is not None
+    assert curve.points == row.curve.points
+    assert (curve.memory_format, curve.busy) == ("channels_last", False)
+    assert curve.device_name == row.device_name
+    measure_curves([r.baseline for r in runs], tmp_path)
+    assert stored_curve(runs[0], tmp_path) == curve, "it is not measured again"
+
+
+@pytest.mark.parametrize("changed", [
+    {"device_name": "another"},
+    {"torch": "2.15.0"},
+    {"curve_busy": True},
+    {"adaptive_run_id": "of-another-sweep"},
+])  # fmt: skip
+def test_a_curve_of_another_device_or_a_busy_one_is_not_taken(
+    tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    _, runs = grid(tmp_path)
+    row = made_here(row_of(runs[1], "contiguous"), **changed)
+    assert keep_known_curves(runs, [row], tmp_path) == []
+    assert stored_curve(runs[0], tmp_path) is None
+
+
+def test_rows_do_not_tell_their_threads_so_only_one_thread_takes_their_curve(
+    tmp_path: Path,
+) -> None:
+    _, runs = grid(tmp_path)
+    row = made_here(row_of(runs[1], "contiguous"))
+    by_two = [
+        dataclasses.replace(r, baseline=dataclasses.replace(r.baseline, threads=2)) for r in runs
+    ]
+    assert keep_known_curves(by_two, [row], tmp_path) == []
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_quiet_curve_stays_and_a_busy_one_gives_way_to_that_of_a_row(
+    tmp_path: Path, busy: bool
+) -> None:
+    file = keep_sweep(tmp_path / "runs", *make_pair(seed=0))
+    runs, root = load_sweep(file), tmp_path / "runs"
+    path = curve_path(root, runs[0].baseline)
+    mine = dataclasses.replace(CURVE, busy=busy, memory_format_reason="measured here")
+    write_json(path, to_plain(mine))
+    rows = tmp_path / "rows.csv"
+    rows.write_text(format_corpus([made_here(row_of(r, "contiguous")) for r in runs]))
+    line = ("sweep", str(file), "-o", str(root), "--corpus", str(rows), "-q")
+    assert invoke(*line, "--dry-run").exit_code == 0
+    assert stored_curve(runs[0], root) == mine, "a plan writes nothing"
+    assert invoke(*line).exit_code == 0
+    assert (stored_curve(runs[0], root) == mine) is not busy
 
 
 def test_a_run_that_nothing_is_compared_with_is_never_known(tmp_path: Path) -> None:

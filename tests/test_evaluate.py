@@ -212,6 +212,19 @@ def test_arms_beside_deba_share_their_fixed_run(
     assert timed.deba_more_accurate_pp.value == pytest.approx(0.0, abs=1e-9)
     alone = [r for r in rows if r.arm == "timed"]
     assert compare_arms(alone)[0].deba_saves_more_pct is None
+    assert compare_arms(alone)[0].same_batches == 0
+
+
+def test_runs_with_debas_own_batch_sizes_are_counted() -> None:
+    """Of the same seed: they are one run, and what differs there is no signal's doing."""
+    timed = {"arm": "timed", "scheduler": "timed", "scheduler_args": "{}"}
+    rows = []
+    for seed, sizes in enumerate([(16, 24, 36, 56), (16, 16, 24, 36), (16, 24, 36, 56)]):
+        deba = make_corpus_row(
+            seed=seed, adaptive_batch_sizes=(16, 24, 36, 56), fixed_run_id=f"fixed-{seed}"
+        )
+        rows += [deba, dataclasses.replace(deba, **timed, adaptive_batch_sizes=sizes)]
+    assert [arm.same_batches for arm in compare_arms(rows)] == [None, 2]
 
 
 def test_an_arm_of_another_machine_is_compared_with_deba_on_one_curve() -> None:

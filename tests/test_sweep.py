@@ -543,3 +543,27 @@ def test_a_busy_curve_is_measured_again_and_each_number_of_threads_has_its_own(
     assert measured == [1, 1, 1, 2]
     measure_curves([one, two], root)
     assert len(measured) == 4
+
+
+@pytest.mark.parametrize("num_busy", [0, 1, 2])
+def test_a_sweep_tells_of_curves_that_a_busy_machine_measured(
+    root: Path, monkeypatch: pytest.MonkeyPatch, num_busy: int
+) -> None:
+    """Days of runs would else make rows that no prediction learns from, unsaid."""
+    configs = [make_config(0, channels_last="off", threads=threads) for threads in (1, 2, 3)]
+    curves = {
+        curve_path(root, c): dataclasses.replace(make_curve([16], [1.0]), busy=i < num_busy)
+        for i, c in enumerate(configs)
+    }
+    monkeypatch.setattr(sweep, "measure_curves", lambda *_: curves)
+    monkeypatch.setattr(sweep, "run_all", lambda *_: {})
+    notes: list[str] = []
+
+    class Notes(Quiet):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    run_sweep(alone(configs), root, LocalProcesses(1), Notes())
+    assert len(notes) == (num_busy > 0)
+    for text in notes:
+        assert text.startswith(f"a busy machine measured {num_busy} of 3 throughput curves")
