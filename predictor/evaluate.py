@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from predictor import bootstrap
 from predictor.candidates import BASELINES, CANDIDATES
-from predictor.corpus import CorpusRow
+from predictor.corpus import CORPUS_READING, CorpusRow
 from predictor.decide import ADAPT_PROBABILITY
 from predictor.examples import (
     Example,
@@ -149,7 +149,10 @@ def evaluate(
     trained = [r for r in kept if finished(r)]
     examples = make_examples(kept, limits)
     if len(families(examples)) < 3:
-        raise MissingError("the corpus holds fewer than three families; it cannot be scored")
+        raise MissingError(
+            "the corpus holds fewer than three families with runs of DEBA in its reading "
+            f"{CORPUS_READING['reading']}; it cannot be scored"
+        )
     drawn = bootstrap.weights([e.family for e in examples])
     measured = np.array([r.time_saved_pct for r in kept])
     # Each run's own batch sizes on the curve: what is left between the two is the machine's.

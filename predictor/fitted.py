@@ -123,7 +123,10 @@ def fit_predictor(
     loaded = load_rows(paths)
     rows = usable(loaded)
     if not rows:
-        raise MissingError("the corpus holds no finished pair of runs; use another corpus")
+        raise MissingError(
+            "the corpus holds no finished pair of runs of DEBA in its reading "
+            f"{CORPUS_READING['reading']}; use another corpus"
+        )
     examples = make_examples(rows, limits)
     refits = Refits(CANDIDATES[CHOSEN], examples)
     model = CANDIDATES[CHOSEN].fit(examples)

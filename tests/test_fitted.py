@@ -15,7 +15,7 @@ import pytest
 
 from predictor import fitted as module
 from predictor.candidates import CANDIDATES
-from predictor.corpus import format_corpus, load_corpus, own_corpus_path
+from predictor.corpus import CORPUS_READING, format_corpus, load_corpus, own_corpus_path
 from predictor.examples import make_examples, usable
 from predictor.features import feature_range
 from predictor.fitted import FittedPredictor, fit_predictor, fitted_predictor, to_json
@@ -135,7 +135,7 @@ def test_too_few_rows_leave_an_interval_without_ends(tmp_path: Path) -> None:
 def test_an_empty_corpus_cannot_be_fitted(tmp_path: Path) -> None:
     path = tmp_path / "none.csv"
     path.write_text(format_corpus([make_corpus_row(scheduler="timed", scheduler_args="{}")]))
-    with pytest.raises(MissingError, match="no finished pair"):
+    with pytest.raises(MissingError, match=f"no finished pair.*{CORPUS_READING['reading']}"):
         fitted_predictor(path)
     with pytest.raises(MissingError, match="cannot read"):
         fitted_predictor(tmp_path / "missing.csv")
