@@ -73,9 +73,10 @@ class CandidateScores:
     time_saved_mae: Score | None
     """Percentage points, by the curve."""
     time_saved_mae_measured: Score | None
-    """The same against what was measured, on a machine that may have been busy."""
+    """The same beside measured seconds, on machines that others shared."""
     accuracy_delta_mae: Score | None
     time_saved_coverage: Score | None
+    """Share of what was measured that lies in its interval."""
     time_saved_width: Score | None
     accuracy_delta_coverage: Score | None
     accuracy_delta_width: Score | None
@@ -154,7 +155,7 @@ def evaluate(
             f"{CORPUS_READING['reading']}; it cannot be scored"
         )
     drawn = bootstrap.weights([e.family for e in examples])
-    measured = np.array([r.time_saved_pct for r in kept])
+    measured = outcomes_of(examples, "measured_saved_pct")
     # Each run's own batch sizes on the curve: what is left between the two is the machine's.
     replayed = outcomes_of(examples, "time_saved_pct")
     refits = {n: Refits(c, examples) for n, c in (BASELINES | CANDIDATES).items()}
@@ -168,7 +169,7 @@ def evaluate(
     selected = _assemble(Estimates, told, picks, examples)
     selected_ends = _assemble(Intervals, ends, picks, examples)
     scores = [
-        _scores(name, t, e, examples, measured, drawn)
+        _scores(name, t, e, examples, drawn)
         for name, t, e in [
             *((n, told[n], ends[n]) for n in refits),
             (SELECTED, selected, selected_ends),
@@ -217,6 +218,7 @@ def held_out_cases(
             time_saved_told_pct=float(told.time_saved_pct[i]),
             time_saved_interval_pct=_pair(ends.time_saved_pct[i]),
             time_saved_pct=example.time_saved_pct,
+            measured_saved_pct=example.measured_saved_pct,
             accuracy_delta_told_pp=float(told.accuracy_delta_pp[i]),
             accuracy_delta_interval_pp=_pair(ends.accuracy_delta_pp[i]),
             accuracy_delta_pp=example.accuracy_delta_pp,
@@ -257,14 +259,14 @@ def _scores(
     told: Estimates,
     ends: Intervals,
     examples: Sequence[Example],
-    measured: NDArray[np.float64],
     drawn: NDArray[np.float64],
 ) -> CandidateScores:
     """Estimates and intervals [num_examples] are made without each example's family."""
     truth = benefits_of(examples)
     p = told.probability_of_benefit
     clipped = np.clip(p, _CLIP, 1 - _CLIP)
-    saved, delta = (outcomes_of(examples, n) for n in ("time_saved_pct", "accuracy_delta_pp"))
+    names = ("time_saved_pct", "measured_saved_pct", "accuracy_delta_pp")
+    saved, measured, delta = (outcomes_of(examples, n) for n in names)
     means = {
         "brier": (p - truth) ** 2,
         "log_loss": -np.log(np.where(truth == 1, clipped, 1 - clipped)),
@@ -274,7 +276,7 @@ def _scores(
         "accuracy_delta_mae": np.abs(told.accuracy_delta_pp - delta),
     }
     for outcome, values, interval in (
-        ("time_saved", saved, ends.time_saved_pct),
+        ("time_saved", measured, ends.time_saved_pct),
         ("accuracy_delta", delta, ends.accuracy_delta_pp),
     ):
         low, high = interval.T

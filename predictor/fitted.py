@@ -33,7 +33,7 @@ from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.sealed import seal, unseal
 from stability_probe.store import write_text
 
-_FORMAT = 5
+_FORMAT = 6
 """Of the stored numbers and of how they are computed: raised when either changes."""
 
 

@@ -17,7 +17,8 @@ from predictor.features import Case
 from predictor.physical import INTERVAL_LEVEL, Estimates, Intervals, intervals_around
 from stability_probe.errors import MissingError
 
-OUTCOMES = ("time_saved_pct", "accuracy_delta_pp")
+MEASURED = {"time_saved_pct": "measured_saved_pct", "accuracy_delta_pp": "accuracy_delta_pp"}
+"""What an interval around each estimate must hold, by the name of the estimate."""
 
 
 class Refits:
@@ -64,19 +65,20 @@ def half_widths(
 ) -> dict[str, float]:
     """Half the width of the conformal interval of each outcome, from errors on families held out.
 
+    Of time saved the errors are those beside measured seconds, the machine's own scatter included.
     MAPIE's cross-conformal regression with a family as the fold: each error is that of a fit
     which never saw the family, and none has seen the family `without`. Infinite where there are
     too few examples for the level, or only one family.
     """
     known = np.flatnonzero(refits.family != without)
     if len(known) + 1 < np.ceil(1 / (1 - level)) or len(set(refits.family[known])) < 2:
-        return dict.fromkeys(OUTCOMES, np.inf)
+        return dict.fromkeys(MEASURED, np.inf)
     widths = {}
-    for outcome in OUTCOMES:
+    for outcome, measured in MEASURED.items():
         conformal = CrossConformalRegressor(
             _Lookup(refits, outcome), level, method="base", cv=LeaveOneGroupOut()
         )
-        truth = np.array([getattr(refits.examples[i], outcome) for i in known])
+        truth = np.array([getattr(refits.examples[i], measured) for i in known])
         conformal.fit_conformalize(known[:, None], truth, groups=refits.family[known])
         low, high = conformal.predict_interval(known[:1, None])[1][0, :, 0]
         widths[outcome] = float(high - low) / 2

@@ -62,7 +62,7 @@ def intervals_around(
 ) -> Intervals:
     """Estimates ± the half width of each outcome, one a case; no time saved beyond what can be.
 
-    An outcome never lies beyond that bound, so cutting the interval there costs no coverage.
+    By the curve no outcome lies beyond that bound, and as measured hardly one does.
     """
     ends = {}
     for outcome, width in half_widths.items():

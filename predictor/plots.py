@@ -86,7 +86,7 @@ def draw_told(ax: Axes, cases: Sequence[HeldOutCase], interval_level: float) -> 
         own = [c for c in cases if c.family == name]
         ax.plot(
             [c.time_saved_told_pct for c in own],
-            [c.time_saved_pct for c in own],
+            [c.measured_saved_pct for c in own],
             linestyle="",
             marker=MARKERS[index // len(PALETTE) % len(MARKERS)],
             color=PALETTE[index % len(PALETTE)],
@@ -99,14 +99,14 @@ def draw_told(ax: Axes, cases: Sequence[HeldOutCase], interval_level: float) -> 
     for end in (0, 1):
         ends = np.array([c.time_saved_interval_pct[end] for c in cases])
         ax.plot(told[order], ends[order], color="0.75", linewidth=1, zorder=0)
-    reach = [*told, *(c.time_saved_pct for c in cases)]
+    reach = [*told, *(c.measured_saved_pct for c in cases)]
     span = [min(reach) - 3, max(reach) + 3]
     ax.plot(span, span, color="0.6", linestyle="--", linewidth=1, zorder=0)
     level = f"{100 * interval_level:.0f} %"
     ax.set(
         title=f"Time saved, families held out\n(grey: {level} intervals)",
         xlabel="told, %",
-        ylabel="by the run's batch sizes, %",
+        ylabel="measured, %",
     )
     ax.legend(loc="best", fontsize=7, ncols=2)
 

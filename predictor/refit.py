@@ -49,7 +49,7 @@ class Refit:
     """This and what follows is None without own rows."""
     own_time_saved_mae: float | None
     own_coverage: float | None
-    """Share of the user's rows whose time saved lies in its interval."""
+    """Share of the user's rows whose measured time saved lies in its interval."""
 
 
 def refit(
@@ -83,7 +83,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def _inside(case: HeldOutCase) -> bool:
     low, high = case.time_saved_interval_pct
-    return low <= case.time_saved_pct <= high
+    return low <= case.measured_saved_pct <= high
 
 
 def _skill(examples: Sequence[Example]) -> Skill:

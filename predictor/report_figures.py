@@ -205,8 +205,11 @@ def _interval_rows(p: Prediction) -> Iterable[tuple[str, float, float]]:
 
 def told_figure(key: str, held: HeldOut) -> Figure:
     """What the predictor told of families held out, and what came of it."""
-    mae, coverage = held.time_saved_mae, held.time_saved_coverage
-    names = ("model", "data", "seed", "family", "time_saved_told_pct", "time_saved_pct")
+    mae, coverage = held.time_saved_mae_measured, held.time_saved_coverage
+    names = (
+        *("model", "data", "seed", "family"),
+        *("time_saved_told_pct", "time_saved_pct", "measured_saved_pct"),
+    )
     return figure(
         f"{key}-told",
         partial(draw_told, cases=held.cases, interval_level=held.interval_level),

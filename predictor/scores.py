@@ -34,6 +34,9 @@ class HeldOutCase:
     time_saved_told_pct: float
     time_saved_interval_pct: tuple[float, float]
     time_saved_pct: float
+    """By the run's own batch sizes on the throughput curve."""
+    measured_saved_pct: float
+    """In measured seconds: what the interval should hold."""
     accuracy_delta_told_pp: float
     accuracy_delta_interval_pp: tuple[float, float]
     accuracy_delta_pp: float
@@ -54,7 +57,8 @@ class HeldOut:
     brier: Score
     brier_of_base_rate: Score
     time_saved_mae: Score
-    """Percentage points."""
+    """Percentage points, by the curve."""
+    time_saved_mae_measured: Score
     time_saved_coverage: Score
     """Share of the rows inside their interval."""
     accuracy_delta_coverage: Score
@@ -78,6 +82,7 @@ def load_held_out(path: Path | None = None) -> HeldOut:
             brier=from_plain(Score, own["brier"]),
             brier_of_base_rate=from_plain(Score, by_name["majority"]["brier"]),
             time_saved_mae=from_plain(Score, own["time_saved_mae"]),
+            time_saved_mae_measured=from_plain(Score, own["time_saved_mae_measured"]),
             time_saved_coverage=from_plain(Score, own["time_saved_coverage"]),
             accuracy_delta_coverage=from_plain(Score, own["accuracy_delta_coverage"]),
             cases=tuple(from_plain(HeldOutCase, case) for case in values["cases"]),

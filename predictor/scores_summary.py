@@ -292,8 +292,15 @@ def _picks(e: Evaluation) -> str:
 
 def _replay_line(e: Evaluation) -> str:
     r = "undefined" if e.replay_correlation is None else f"{e.replay_correlation:.2f}"
+    beside = [
+        f"{_name(s, e)} errs by {_interval(s.time_saved_mae_measured, 1)}"
+        for s in e.scores
+        if s.name in ("majority", e.chosen)
+    ]
     return (
-        "covered: share of outcomes inside the nominal 90 % interval, and its width\n"
+        "time by the run's batch sizes on the throughput curve; beside measured seconds\n"
+        f"{' and '.join(beside)}\n"
+        "covered: share of what was measured in the nominal 90 % interval, and its width\n"
         f"a run's own batch sizes on the curve beside measured time saved: r = {r}, mean "
         f"difference {e.replay_mae:.1f} points"
     )

@@ -140,7 +140,7 @@ def test_coverage_is_nested(rows: list[CorpusRow], evaluation: Evaluation) -> No
         refits = Refits(FEW["all"], others, [e.case for e in own])
         ends = intervals(refits, range(len(others), len(examples))).time_saved_pct
         inside += [
-            low <= e.time_saved_pct <= high for e, (low, high) in zip(own, ends, strict=True)
+            low <= e.measured_saved_pct <= high for e, (low, high) in zip(own, ends, strict=True)
         ]
         width += [high - low for low, high in ends]
     (got,) = [s for s in evaluation.scores if s.name == "all"]
@@ -287,7 +287,7 @@ def test_what_each_row_was_told_is_there_to_be_drawn(
     assert got.time_saved_coverage.value == pytest.approx(
         np.mean(
             [
-                c.time_saved_interval_pct[0] <= c.time_saved_pct <= c.time_saved_interval_pct[1]
+                c.time_saved_interval_pct[0] <= c.measured_saved_pct <= c.time_saved_interval_pct[1]
                 for c in evaluation.cases
             ]
         )

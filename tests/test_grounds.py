@@ -120,8 +120,10 @@ def test_the_shipped_scores_are_of_the_predictor_that_is_used() -> None:
     assert len(held.cases) == held.num_rows == len(usable(load_corpus()))
     errors = [abs(c.time_saved_told_pct - c.time_saved_pct) for c in held.cases]
     assert held.time_saved_mae.value == pytest.approx(np.mean(errors))
+    errors = [abs(c.time_saved_told_pct - c.measured_saved_pct) for c in held.cases]
+    assert held.time_saved_mae_measured.value == pytest.approx(np.mean(errors))
     inside = [
-        c.time_saved_interval_pct[0] <= c.time_saved_pct <= c.time_saved_interval_pct[1]
+        c.time_saved_interval_pct[0] <= c.measured_saved_pct <= c.time_saved_interval_pct[1]
         for c in held.cases
     ]
     assert held.time_saved_coverage.value == pytest.approx(np.mean(inside))

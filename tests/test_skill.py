@@ -195,7 +195,8 @@ def test_the_sentence_has_the_counts() -> None:
     # told of a: ⅔, of b: ⅔, of c: 1; so c alone is answered, half of it rightly
     assert describe(refits, verdicts=True) == (
         "4 paired full runs of 3 models in 3 families; families held out: 2 of 4 answered, 0.50 "
-        "of them rightly (always the commoner answer: 0.50), mean error of time saved 14.6 points"
+        "of them rightly (always the commoner answer: 0.50), mean error of time saved 14.6 points, "
+        "14.6 by the throughput curve"
     )
     silent = refits_of(
         ("a", 30.0, 1.0), ("b", 5.0, 1.0), ("c", 5.0, 1.0), ("a", 5.0, 1.0), candidate=_Half()
