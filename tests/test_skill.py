@@ -198,6 +198,9 @@ def test_the_sentence_has_the_counts() -> None:
         "of them rightly (always the commoner answer: 0.50), mean error of time saved 14.6 points, "
         "14.6 by the throughput curve"
     )
+    slower = [dataclasses.replace(e, measured_saved_pct=-500.0) for e in refits.examples]
+    by_curve = describe(Refits(BaseRate(), slower), verdicts=False).rsplit(" time saved ", 1)[1]
+    assert by_curve == "529.2 points, 14.6 by the throughput curve"
     silent = refits_of(
         ("a", 30.0, 1.0), ("b", 5.0, 1.0), ("c", 5.0, 1.0), ("a", 5.0, 1.0), candidate=_Half()
     )
