@@ -14,7 +14,7 @@ from predictor.examples import Example, families, make_examples, usable
 from predictor.held_out import Refits, intervals
 from predictor.physical import CHOSEN, Estimates
 from predictor.scores import HeldOutCase
-from predictor.skill import brier, no_skill, only_verdict
+from predictor.skill import brier, no_skill, only_verdict, outcomes_of
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 
 
@@ -28,6 +28,7 @@ class Skill:
     brier_base_rate: float
     """Of always telling the share of benefits among the other families."""
     time_saved_mae: float
+    """Beside measured seconds, percentage points."""
     no_skill: str | None
     """Why every verdict abstains, None where the corpus bears one out."""
     only_verdict: str | None
@@ -72,7 +73,9 @@ def refit(
         together=_skill([*known, *mine]),
         own=cases,
         own_brier=_mean([(c.probability_of_benefit - c.benefits) ** 2 for c in cases]),
-        own_time_saved_mae=_mean([abs(c.time_saved_told_pct - c.time_saved_pct) for c in cases]),
+        own_time_saved_mae=_mean(
+            [abs(c.time_saved_told_pct - c.measured_saved_pct) for c in cases]
+        ),
         own_coverage=_mean([_inside(c) for c in cases]),
     )
 
@@ -90,7 +93,7 @@ def _skill(examples: Sequence[Example]) -> Skill:
     chosen = Refits(CANDIDATES[CHOSEN], examples)
     base = Refits(BASELINES["majority"], examples)
     told = chosen.leave_one_out()
-    measured = np.array([e.time_saved_pct for e in examples])
+    measured = outcomes_of(examples, "measured_saved_pct")
     return Skill(
         num_rows=len(examples),
         num_families=len(families(examples)),

@@ -15,6 +15,7 @@ from predictor import refit as module
 from predictor.candidates import CANDIDATES
 from predictor.corpus import CorpusRow, format_corpus, load_corpus, own_corpus_path
 from predictor.examples import make_examples, usable
+from predictor.held_out import Refits
 from predictor.refit import refit
 from tests.predictor_factories import FAMILIES, make_corpus, make_corpus_row
 
@@ -52,8 +53,16 @@ def test_own_rows_are_told_by_the_shipped_alone(
     assert got.own_brier == pytest.approx(np.mean((told.probability_of_benefit - truth) ** 2))
     assert got.own_time_saved_mae == pytest.approx(
         np.mean(
-            [abs(e.time_saved_pct - t) for e, t in zip(examples, told.time_saved_pct, strict=True)]
+            [
+                abs(e.measured_saved_pct - t)
+                for e, t in zip(examples, told.time_saved_pct, strict=True)
+            ]
         )
+    )
+    together = Refits(CANDIDATES["logistic"], make_examples(usable([*shipped, *own])))
+    seconds = [e.measured_saved_pct for e in together.examples]
+    assert got.together.time_saved_mae == pytest.approx(
+        np.abs(together.leave_one_out().time_saved_pct - seconds).mean()
     )
     assert (got.shipped.num_rows, got.together.num_rows) == (12, 16)
     assert (got.shipped.num_families, got.together.num_families) == (3, 4)
