@@ -113,6 +113,7 @@ def decide(
     only: str | None = None,
     hopeless: str | None = None,
     alternative: str | None = None,
+    measured_before: str | None = None,
 ) -> Prediction:
     """One verdict from the estimates of all seeds, one a seed, and the mean of their intervals.
 
@@ -152,6 +153,7 @@ def decide(
         reason=reason,
         basis=basis,
         alternative=alternative,
+        measured_before=measured_before,
         limits=limits,
     )
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from predictor.corpus import CORPUS_READING, corpus_path, known_paths, load_rows
 from predictor.features import FEATURES, Case
+from predictor.known_models import KnownModel, known_models
 from predictor.larger import LargerBatch, larger_batch
 from predictor.physical import (
     CHOSEN,
@@ -30,10 +31,11 @@ from predictor.recipe import KnownRecipe, Recipe, known_recipes
 from stability_probe.errors import MissingError, RunError
 from stability_probe.folders import cache_home
 from stability_probe.limits import DEFAULT_LIMITS, Limits
+from stability_probe.records import MeanStd
 from stability_probe.sealed import seal, unseal
 from stability_probe.store import write_text
 
-_FORMAT = 6
+_FORMAT = 7
 """Of the stored numbers and of how they are computed: raised when either changes."""
 
 
@@ -65,6 +67,8 @@ class FittedPredictor:
     """What a prediction rests on, in a sentence."""
     larger: LargerBatch | None
     """What the corpus knows of a larger fixed batch."""
+    models: tuple[KnownModel, ...]
+    """What it measured, model by model."""
 
     def estimates(self, cases: Sequence[Case]) -> Estimates:
         """One a case, by the chosen candidate."""
@@ -150,6 +154,7 @@ def fit_predictor(
         only_verdict=only_verdict(refits),
         basis=describe(refits, verdicts=without_skill is None),
         larger=larger_batch(loaded, limits),
+        models=known_models(rows, limits),
     )
 
 
@@ -180,6 +185,7 @@ def _read(path: Path) -> FittedPredictor | None:
         values["limits"] = Limits(**values["limits"])
         values["larger"] = None if values["larger"] is None else LargerBatch(**values["larger"])
         values["recipes"] = tuple(_read_recipe(recipe) for recipe in values["recipes"])
+        values["models"] = tuple(_read_model(model) for model in values["models"])
         return FittedPredictor(**values)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
@@ -191,6 +197,11 @@ def _read_recipe(values: dict[str, Any]) -> KnownRecipe:
         lr=tuple(values["lr"]),
         epochs=tuple(values["epochs"]),
     )
+
+
+def _read_model(values: dict[str, Any]) -> KnownModel:
+    recipe, delta = Recipe(**values.pop("recipe")), MeanStd(**values.pop("accuracy_delta_pp"))
+    return KnownModel(recipe=recipe, accuracy_delta_pp=delta, **values)
 
 
 def _key(paths: Sequence[Path], limits: Limits) -> str:

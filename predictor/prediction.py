@@ -14,6 +14,7 @@ from predictor.decide import (
 )
 from predictor.features import make_cases
 from predictor.fitted import fitted_predictor
+from predictor.known_models import measured_before
 from predictor.recipe import unlike_recipes
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.records import Characterization, Prediction
@@ -44,6 +45,7 @@ def predict(
         only=fitted.only_verdict,
         hopeless=None if c.curve.busy else too_little_headroom(cases[0], limits),
         basis=fitted.basis,
+        measured_before=measured_before(c, fitted.models, limits),
         alternative=(
             None
             if nothing

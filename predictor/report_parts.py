@@ -43,7 +43,11 @@ def verdict_of(p: Prediction, notes: Sequence[str] = ()) -> Verdict:
                 meaning=p.limits.words,
             ),
         ),
-        advice=f"Plainer: {p.alternative}." if p.alternative else "",
+        advice=" ".join(
+            f"{word}: {told}."
+            for word, told in (("Seen before", p.measured_before), ("Plainer", p.alternative))
+            if told
+        ),
         notes=(f"Rests on {p.basis}.", *notes),
     )
 

@@ -89,6 +89,8 @@ def verdict_lines(p: Prediction) -> Text:
         f"({interval_words(p.accuracy_delta_interval_pp, 1)})\n",
         (f"rests on {p.basis}", "dim"),
     )
+    if p.measured_before:
+        lines.append(f"\nseen before: {p.measured_before}")
     if p.alternative:
         lines.append(f"\nplainer: {p.alternative}")
     if p.limits != DEFAULT_LIMITS and p.limits.words not in p.reason:

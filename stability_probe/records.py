@@ -351,6 +351,8 @@ class Prediction:
     """What it rests on: corpus size and its leave-one-family-out score."""
     alternative: str | None = None
     """A plainer choice that would save as much, where there is one."""
+    measured_before: str | None = None
+    """What the corpus measured of this very model, where it did."""
     limits: Limits = DEFAULT_LIMITS
     """What was taken for a benefit."""
 

@@ -57,6 +57,7 @@ FITTED = FittedPredictor(
     only_verdict=None,
     basis="few rows",
     larger=None,
+    models=(),
 )
 
 
