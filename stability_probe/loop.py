@@ -1,14 +1,10 @@
-"""The one training loop: the probe, fixed runs and adaptive runs all iterate `train`.
-
-This is the only module that calls backward.
-"""
+"""The one training loop: the probe, fixed runs and adaptive runs all iterate `train`."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -19,7 +15,7 @@ from torch.nn import functional as F
 from stability_probe import gradients, metrics
 from stability_probe.compiled import compiling
 from stability_probe.config import RunConfig
-from stability_probe.datasets import Dataset, augment, normalize
+from stability_probe.datasets import Dataset, normalize
 from stability_probe.device import (
     free_memory,
     is_out_of_memory,
@@ -30,14 +26,20 @@ from stability_probe.device import (
 )
 from stability_probe.errors import RunError
 from stability_probe.gradients import measured_stride
+from stability_probe.noise_pass import NOISE_BUDGET, measure_noise_scale
 from stability_probe.optim import learning_rate
 from stability_probe.order import batch_lengths, epoch_batches, generator_for, seed_for
 from stability_probe.records import EpochRecord, NoiseScaleRecord
 from stability_probe.schedulers.base import decided
-from stability_probe.state import PartialEpoch, TrainState
+from stability_probe.state import PartialEpoch, TrainState, left_alone
+from stability_probe.step import (
+    autocast,
+    load_batch,
+    num_micro_batches,
+    train_step,
+    whole_gradient,
+)
 
-NOISE_BUDGET = 0.045
-"""Share of the samples since its last pass that the noise measurement may see."""
 EVAL_BATCHES = 4
 """Evaluation takes as many training batches at once, but 64 to 256 samples: without a backward pass
 nothing is kept for it, so that this needs hardly more memory than training."""
@@ -136,143 +138,6 @@ def _noise_of_epoch(
     return noise
 
 
-def train_step(
-    state: TrainState,
-    data: Dataset,
-    images: Tensor,
-    labels: Tensor,
-    precision: str,
-    sums: Tensor | None = None,
-    *,
-    accumulate: bool = True,
-) -> Tensor:
-    """One update on uint8 images [B, C, H, W] and labels [B]; the mean loss, not synced.
-
-    In one process of several, the update is that of all their samples together, the loss that
-    of its own share.
-
-    `sums`, float32 of shape [2] on the device, receives (‖g‖², Σg) between backward and step.
-    Where memory does not suffice, the batch is split and its gradient accumulated, here and from
-    now on; with `accumulate` off the error is raised.
-    """
-    state.optimizer.zero_grad(set_to_none=True)
-    loss = None
-    while loss is None:
-        loss = _whole_gradient(state, data, images, labels, precision, accumulate)
-    if sums is not None:
-        sums.copy_(gradients.norm_and_total(gradients.gradients(state.model.parameters())))
-    state.optimizer.step()
-    return loss
-
-
-def _whole_gradient(
-    state: TrainState,
-    data: Dataset,
-    images: Tensor,
-    labels: Tensor,
-    precision: str,
-    accumulate: bool,
-) -> Tensor | None:
-    """The gradient of the batch into `.grad`; None where memory ran out and a retry may do.
-
-    The failed attempt may have updated BatchNorm's running statistics once more; weights and
-    gradient know nothing of it.
-    """
-    chunks = num_micro_batches(len(labels), state.micro_batch_size)
-    size = -(-len(labels) // chunks)
-    try:
-        if state.world.size > 1:
-            return _backward_share(state, data, images, labels, precision)
-        if chunks == 1:
-            return backward(state.forward, state, data, images, labels, precision)
-        total = torch.zeros((), device=state.device)
-        for some, theirs in zip(
-            torch.tensor_split(images, chunks), torch.tensor_split(labels, chunks), strict=True
-        ):
-            share = len(theirs) / len(labels)
-            total += share * backward(state.forward, state, data, some, theirs, precision, share)
-        return total
-    except RuntimeError as error:
-        if not accumulate or not is_out_of_memory(error):
-            raise
-        if state.world.size > 1:
-            raise RunError(
-                f"out of memory with {len(labels)} samples a process; use a smaller "
-                "--max-batch-size, or more processes"
-            ) from error
-        if size < 4:
-            raise RunError(
-                f"out of memory even with {size} samples at a time; use a smaller model or "
-                "--img-size"
-            ) from error
-    # Outside the except clause, where the traceback would keep the step's tensors alive.
-    state.micro_batch_size = size // 2
-    state.optimizer.zero_grad(set_to_none=True)
-    free_memory(state.device)
-    return None
-
-
-def _backward_share(
-    state: TrainState, data: Dataset, images: Tensor, labels: Tensor, precision: str
-) -> Tensor:
-    """The gradient of the whole batch into `.grad` of every process.
-
-    DistributedDataParallel takes the mean over processes; the shares of a batch may differ by
-    one sample, so each counts by its size.
-    """
-    world, mine = state.world, state.world.share(labels)
-    weight = len(mine) * world.size / len(labels)
-    own = world.share(images)
-    return backward(state.forward, state, data, own, mine, precision, weight)
-
-
-def num_micro_batches(batch_size: int, largest: int | None) -> int:
-    """Near-equal parts of a batch that exceed `largest` by no sample, and are never single.
-
-    BatchNorm cannot train on one sample, so a part may exceed a `largest` below 3.
-    """
-    if largest is None or batch_size <= largest:
-        return 1
-    return min(-(-batch_size // largest), max(1, batch_size // 2))
-
-
-def backward(
-    model: Callable[[Tensor], Tensor],
-    state: TrainState,
-    data: Dataset,
-    images: Tensor,
-    labels: Tensor,
-    precision: str,
-    share: float = 1.0,
-) -> Tensor:
-    """Add the gradient of `share` times the mean cross-entropy to `.grad`; the mean, detached."""
-    inputs = normalize(images, data).contiguous(memory_format=state.memory_format)
-    with autocast(images.device, precision):
-        loss = F.cross_entropy(model(inputs), labels)
-    (loss if share == 1.0 else share * loss).backward()  # type: ignore[no-untyped-call]
-    return loss.detach()
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bfloat16 autocast, or nothing for float32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
-
-
-def load_batch(
-    data: Dataset, batch: Tensor, state: TrainState, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
-    """uint8 images and labels of the index batch; augmented when a generator is given.
-
-    An index that is on the device already, as an epoch's are, is not waited for. The whole batch
-    is augmented at once, so that its images do not depend on how it is split.
-    """
-    index = batch.to(state.device)
-    images = data.train_images[index]
-    if data.augment and generator is not None:
-        images = augment(images, generator)
-    return images, data.train_labels[index]
-
-
 def evaluate(state: TrainState, data: Dataset, config: RunConfig) -> tuple[float, float]:
     """Mean test loss and the fraction of test samples classified correctly.
 
@@ -314,69 +179,6 @@ def _try_evaluate(
     return None
 
 
-def measure_noise_scale(
-    state: TrainState, data: Dataset, config: RunConfig, share: float
-) -> NoiseScaleRecord:
-    """Noise scale at the present parameters; leaves model, gradients and random state alone.
-
-    `share` of the training samples are seen, but 8 to 64 micro-batches; they have the initial
-    batch size (less where memory forced it, or several processes share a batch), in training mode,
-    without augmentation: the noise asked about is that of drawing samples.
-    """
-    begin = time.perf_counter()
-    # Each of several processes makes the whole pass, in the shares of a batch that it trains on.
-    share_of_batch = -(-config.batch_size // state.world.size)
-    largest = state.micro_batch_size or share_of_batch
-    size = min(share_of_batch, largest, len(data.train_labels) // 2)
-    while (found := _try_noise_pass(state, data, config, share, size)) is None:
-        size //= 2
-        free_memory(state.device)
-    norms, big = found
-    return metrics.noise_scale(norms, big, size, time_s=time.perf_counter() - begin)
-
-
-def _try_noise_pass(
-    state: TrainState, data: Dataset, config: RunConfig, share: float, size: int
-) -> tuple[list[float], float] | None:
-    """Squared norms of the gradients of micro-batches of `size`, and that of their mean; None
-    where memory ran out, as it may sooner than in training: the mean gradient is kept beside."""
-    budget = share * len(data.train_labels) / size
-    count = min(64, max(8, int(budget)), len(data.train_labels) // size)
-    # The window's own pass keeps epoch 0; the passes of a schedule draw anew each time.
-    draw = 0 if state.epoch + 1 == config.window_epochs else state.epoch + 1
-    order = torch.randperm(
-        len(data.train_labels), generator=generator_for(config.stream_seed, draw, "noise")
-    )
-    state.optimizer.zero_grad(set_to_none=True)
-    try:
-        with _left_alone(state), gradients.taken(state.model.parameters()) as micro_batches:
-            for batch in torch.split(order[: count * size].to(state.device), size):
-                images, labels = load_batch(data, batch, state)
-                backward(state.model, state, data, images, labels, config.precision)
-                micro_batches.next()
-            norms = torch.stack(micro_batches.squared_norms).tolist()
-            return norms, micro_batches.mean_squared_norm().item()
-    except RuntimeError as error:
-        if size < 4 or not is_out_of_memory(error):
-            raise
-    return None
-
-
-@contextmanager
-def _left_alone(state: TrainState) -> Iterator[None]:
-    """Training mode for passes that leave buffers, gradients and random state as they were."""
-    buffers = [b.clone() for b in state.model.buffers()]
-    state.model.train()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        state.optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            for buffer, saved in zip(state.model.buffers(), buffers, strict=True):
-                buffer.copy_(saved)
-
-
 def _compile_for_epoch(state: TrainState, data: Dataset, config: RunConfig) -> float:
     """Meet every size of the next epoch once, so that none compiles on its clock; seconds taken.
 
@@ -386,10 +188,10 @@ def _compile_for_epoch(state: TrainState, data: Dataset, config: RunConfig) -> f
     sizes = sorted(set(batch_lengths(len(data.train_labels), state.batch_size)))
     if all((size, state.micro_batch_size) in state.compiled_sizes for size in sizes):
         return 0.0
-    with compiling(config.model), _left_alone(state):
+    with compiling(config.model), left_alone(state):
         for size in sizes:
             images, labels = load_batch(data, torch.arange(size), state)
-            while _whole_gradient(state, data, images, labels, config.precision, True) is None:
+            while whole_gradient(state, data, images, labels, config.precision, True) is None:
                 pass
             state.compiled_sizes.add((size, state.micro_batch_size))
     return time.perf_counter() - begin

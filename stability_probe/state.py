@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -99,6 +100,21 @@ def make_state(config: RunConfig, dataset: Dataset, world: World | None = None) 
         batch_size=config.batch_size,
         previous=None,
     )
+
+
+@contextmanager
+def left_alone(state: TrainState) -> Iterator[None]:
+    """Training mode for passes that leave buffers, gradients and random state as they were."""
+    buffers = [b.clone() for b in state.model.buffers()]
+    state.model.train()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        state.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, saved in zip(state.model.buffers(), buffers, strict=True):
+                buffer.copy_(saved)
 
 
 def _check_batch(config: RunConfig, model: nn.Module, num_train: int, world: World) -> None:

@@ -26,11 +26,11 @@ from stability_probe.device import (
     synchronize,
 )
 from stability_probe.errors import MissingError
-from stability_probe.loop import load_batch, train_step
 from stability_probe.plain import from_plain, to_plain
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import ThroughputCurve, ThroughputPoint
 from stability_probe.state import TrainState, make_state
+from stability_probe.step import load_batch, train_step
 from stability_probe.store import read_json, write_json
 
 ROUNDS = 3

@@ -16,10 +16,11 @@ from rich.console import Console
 from stability_probe import device
 from stability_probe.config import RunConfig
 from stability_probe.errors import RunError
-from stability_probe.loop import measure_noise_scale, num_micro_batches, train_step
+from stability_probe.noise_pass import measure_noise_scale
 from stability_probe.run import run
 from stability_probe.run_summary import run_table
 from stability_probe.state import make_state
+from stability_probe.step import num_micro_batches, train_step
 from stability_probe.store import Store
 from tests.test_run import Notes, all_timeless, load_checkpoint
 from tests.tiny import Hungry, blobs

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-from stability_probe import compiled, loop
+from stability_probe import compiled, loop, step
 from stability_probe.config import RunConfig
 from stability_probe.distributed import World
 from stability_probe.errors import RunError, UsageError
@@ -78,11 +78,11 @@ def test_a_compiled_run_is_the_eager_one_to_rounding() -> None:
 def test_nothing_is_compiled_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the model is compiled for each size apart."""
     seen = []
-    step = loop.train_step
+    original = loop.train_step
 
     def watched(*args: Any, **kwargs: Any) -> Tensor:
         before = counters["stats"]["unique_graphs"]
-        loss = step(*args, **kwargs)
+        loss = original(*args, **kwargs)
         seen.append(counters["stats"]["unique_graphs"] - before)
         return loss
 
@@ -122,14 +122,14 @@ def test_too_many_compilations_are_an_error_and_not_eager(monkeypatch: pytest.Mo
 def test_a_batch_that_exceeds_the_memory_is_split_while_warming_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = loop.backward
+    whole = step.backward
 
     def limited(forward: Any, state: Any, data: Any, images: Tensor, *args: Any) -> Tensor:
         if len(images) > 20:
             raise torch.OutOfMemoryError("no memory for so many samples")
         return whole(forward, state, data, images, *args)
 
-    monkeypatch.setattr(loop, "backward", limited)
+    monkeypatch.setattr(step, "backward", limited)
     records = train_all(dataclasses.replace(COMPILED, model="tests.tiny:plain"), blobs())
     assert records[-1].batch_size > 20
     assert all(r.micro_batch_size <= 20 for r in records)

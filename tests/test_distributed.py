@@ -47,7 +47,7 @@ CONFIG = RunConfig(
 WORKER = """
 import json, os, sys
 from pathlib import Path
-from stability_probe import loop
+from stability_probe import step
 from stability_probe.config import RunConfig
 from stability_probe.plain import to_plain
 from stability_probe.run import run
@@ -57,13 +57,13 @@ config, root, told = sys.argv[1:]
 rank = os.environ["RANK"]
 Path(told, f"pid{rank}").write_text(str(os.getpid()))
 seen = []
-original = loop._backward_share
+original = step._backward_share
 
 def spy(state, data, images, labels, precision):
     seen.append([int(x) for x in state.world.share(images).flatten(1).double().sum(1)])
     return original(state, data, images, labels, precision)
 
-loop._backward_share = spy
+step._backward_share = spy
 result = run(RunConfig.from_dict(json.loads(config)), Store(Path(root)))
 Path(told, f"rank{rank}.json").write_text(json.dumps({"result": to_plain(result), "seen": seen}))
 """

@@ -68,7 +68,7 @@ def test_schedules_need_no_torch(path: Path) -> None:
     assert not {n.split(".")[0] for n in imports(path)} & {*HEAVY}
 
 
-def test_only_the_loop_calls_backward() -> None:
+def test_only_a_step_calls_backward() -> None:
     callers = {
         path.stem
         for package in ("stability_probe", "predictor")
@@ -76,7 +76,7 @@ def test_only_the_loop_calls_backward() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr == "backward"
     }
-    assert callers == {"loop"}
+    assert callers == {"step"}
 
 
 def test_matplotlib_draws_in_plots_only() -> None:

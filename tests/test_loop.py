@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stability_probe import loop, metrics
+from stability_probe import loop, metrics, noise_pass, step
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset, normalize
 from stability_probe.device import peak_memory, reset_peak_memory
@@ -120,8 +120,8 @@ def test_a_step_with_signals_waits_for_no_number() -> None:
     state.model.train()
     sums = torch.zeros(2)
     with Traffic() as traffic:
-        images, labels = loop.load_batch(dataset, torch.arange(16), state, torch.Generator())
-        loss = loop.train_step(state, dataset, images, labels, "float32", sums)
+        images, labels = step.load_batch(dataset, torch.arange(16), state, torch.Generator())
+        loss = step.train_step(state, dataset, images, labels, "float32", sums)
     assert traffic.reads == 0
     assert sums[0] > 0
     with Traffic() as traffic:
@@ -133,7 +133,7 @@ def test_a_step_sends_its_draws_to_the_device_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Three numbers an image: its index is there already, its pixels never leave."""
-    monkeypatch.setattr(loop, "autocast", lambda *_: nullcontext())  # unknown to this device
+    monkeypatch.setattr(step, "autocast", lambda *_: nullcontext())  # unknown to this device
     dataset = dataclasses.replace(blobs(), augment=True)
     state = make_state(CONFIG, dataset)
     there = torch.device("meta")
@@ -145,8 +145,8 @@ def test_a_step_sends_its_draws_to_the_device_and_nothing_else(
     batches = epoch_batches(len(data.train_labels), 16, shuffle, device=there)
     sums = torch.zeros(2, device=there)
     with Traffic() as traffic:
-        images, labels = loop.load_batch(data, batches[0], state, torch.Generator())
-        loop.train_step(state, data, images, labels, "float32", sums)
+        images, labels = step.load_batch(data, batches[0], state, torch.Generator())
+        step.train_step(state, data, images, labels, "float32", sums)
     assert (traffic.reads, traffic.sent) == (0, [3 * 16])
 
 
@@ -162,8 +162,8 @@ def test_no_step_of_an_epoch_waits_for_a_gpu() -> None:
 
     def steps() -> None:
         for batch in batches:
-            images, labels = loop.load_batch(data, batch, state, torch.Generator())
-            loop.train_step(state, data, images, labels, "float32", sums)
+            images, labels = step.load_batch(data, batch, state, torch.Generator())
+            step.train_step(state, data, images, labels, "float32", sums)
 
     steps()  # sets up what waits once: libraries, pinned memory
     torch.cuda.set_sync_debug_mode("error")
@@ -209,8 +209,8 @@ def test_what_a_model_keeps_from_an_evaluation_can_be_trained_with() -> None:
     state.forward = state.model
     evaluate(state, dataset, CONFIG)
     state.model.train()
-    images, labels = loop.load_batch(dataset, torch.arange(16), state)
-    assert loop.train_step(state, dataset, images, labels, "float32").isfinite()
+    images, labels = step.load_batch(dataset, torch.arange(16), state)
+    assert step.train_step(state, dataset, images, labels, "float32").isfinite()
 
 
 @pytest.mark.parametrize("limit", [256, 100, 3, 1])
@@ -311,7 +311,9 @@ def test_noise_scale_is_that_of_per_sample_gradients() -> None:
     g = torch.cat([v.flatten(1) for v in per_sample.values()], dim=1).double()
     trace, sq_norm = g.var(dim=0).sum().item(), g.mean(dim=0).square().sum().item()
     estimates = [
-        loop.measure_noise_scale(state, dataset, dataclasses.replace(config, seed=seed), share=0.18)
+        noise_pass.measure_noise_scale(
+            state, dataset, dataclasses.replace(config, seed=seed), share=0.18
+        )
         for seed in range(40)
     ]
     mean = {
@@ -330,14 +332,14 @@ def test_a_noise_pass_takes_no_more_at_once_than_training_does(
     dataset, sizes = blobs(num_train=2048), []
     state = make_state(CONFIG, dataset)
     state.world = World(size=processes)
-    load = loop.load_batch
+    load = step.load_batch
 
     def spy(data: Any, batch: torch.Tensor, *rest: Any) -> Any:
         sizes.append(len(batch))
         return load(data, batch, *rest)
 
-    monkeypatch.setattr(loop, "load_batch", spy)
-    loop.measure_noise_scale(state, dataset, CONFIG, share=0.1)
+    monkeypatch.setattr(noise_pass, "load_batch", spy)
+    noise_pass.measure_noise_scale(state, dataset, CONFIG, share=0.1)
     assert set(sizes) == {size}
 
 

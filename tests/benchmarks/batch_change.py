@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from stability_probe.config import RunConfig
-from stability_probe.loop import load_batch, train_step
 from stability_probe.state import make_state
+from stability_probe.step import load_batch, train_step
 from tests.benchmarks.signals import PAPER
 from tests.benchmarks.training_loop import random_images
 

@@ -6,7 +6,7 @@
 Random images of CIFAR's shape in bfloat16: fine for time, never for accuracy. For each model, with
 CUDA events, warm-up, and no sync in a step:
 
-- images/s of whole training steps (`loop.train_step`, batches loaded as in training) at each batch
+- images/s of whole training steps (`step.train_step`, batches loaded as in training) at each batch
   size, and the headroom;
 - the same with the step captured as a CUDA graph, which takes the kernel launches away: where most
   of the headroom goes too, a graph is the cheaper cure;
@@ -32,8 +32,8 @@ from torch.nn import functional as F
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset, normalize
 from stability_probe.device import describe_environment, is_out_of_memory, resolve_device
-from stability_probe.loop import autocast, load_batch, train_step
 from stability_probe.state import TrainState, make_state
+from stability_probe.step import autocast, load_batch, train_step
 from tests.benchmarks.signals import CIFAR_STEPS, PAPER, stride_of
 from tests.benchmarks.training_loop import CIFAR, random_images
 

@@ -19,7 +19,8 @@ import torch
 
 from stability_probe.config import RunConfig
 from stability_probe.datasets import load_dataset
-from stability_probe.loop import NOISE_BUDGET, measure_noise_scale, train
+from stability_probe.loop import train
+from stability_probe.noise_pass import NOISE_BUDGET, measure_noise_scale
 from stability_probe.state import make_state
 
 MODELS = "mobilenetv3_small_100,resnet18,test_vit"

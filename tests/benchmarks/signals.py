@@ -20,9 +20,9 @@ import torch
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset, load_dataset
 from stability_probe.gradients import MEASURED_STEPS_PER_EPOCH
-from stability_probe.loop import load_batch, train_step
 from stability_probe.order import epoch_batches
 from stability_probe.state import TrainState, make_state
+from stability_probe.step import load_batch, train_step
 from tests.benchmarks.interleaved import Ratio, cpu_seconds, ratio
 
 PAPER = (

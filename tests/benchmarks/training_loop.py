@@ -33,7 +33,7 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stability_probe import gradients, loop
+from stability_probe import gradients, loop, order, step
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset, load_dataset, normalize
 from stability_probe.state import TrainState, make_state
@@ -81,8 +81,8 @@ def loading(state: TrainState, data: Dataset, size: int) -> float:
     """CPU seconds of drawing, augmenting and normalizing the batches of an epoch."""
     generator = torch.Generator().manual_seed(0)
     begin = time.process_time()
-    for batch in loop.epoch_batches(len(data.train_labels), size, generator):
-        images, _ = loop.load_batch(data, batch, state, generator)
+    for batch in order.epoch_batches(len(data.train_labels), size, generator):
+        images, _ = step.load_batch(data, batch, state, generator)
         normalize(images, data).contiguous(memory_format=state.memory_format)
     return time.process_time() - begin
 
@@ -123,7 +123,7 @@ def compare(model: str, size: int, channels_last: str, rounds: int) -> dict[str,
         window_epochs=10_000,
     )
     probe = make_state(config, random_images(size))
-    example = [loop.load_batch(random_images(size), torch.arange(size), probe)]
+    example = [step.load_batch(random_images(size), torch.arange(size), probe)]
     ready = [(normalize(i, random_images(size)), n) for i, n in example]
     plain_steps(probe.model, probe.optimizer, ready)
     stride = cifar_stride(size)
@@ -136,7 +136,7 @@ def compare(model: str, size: int, channels_last: str, rounds: int) -> dict[str,
     batches = [
         (normalize(images, data).contiguous(memory_format=bare.memory_format), labels)
         for images, labels in (
-            loop.load_batch(data, batch, bare)
+            step.load_batch(data, batch, bare)
             for batch in torch.arange(len(data.train_labels)).split(size)
         )
     ]
