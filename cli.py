@@ -26,6 +26,7 @@ from stability_probe.options import (
     EXECUTOR,
     EXPORT,
     FITTED_OUT,
+    HORIZON,
     JOBS,
     KNOWN_ROWS,
     LIMITS,
@@ -653,7 +654,7 @@ def fit(**options: Any) -> None:
     )
 
 
-@probe.command(params=[CORPUS_IN, *LIMITS, *EVALUATION_PLOTS, *COMMON])
+@probe.command(params=[CORPUS_IN, HORIZON, *LIMITS, *EVALUATION_PLOTS, *COMMON])
 def evaluate(**options: Any) -> None:
     """Score the predictor on its corpus, families held out."""
     from predictor import scores_summary
@@ -663,7 +664,8 @@ def evaluate(**options: Any) -> None:
 
     path, limits = options["corpus"], make_limits(options)
     with watching(options) as progress:
-        evaluation = evaluate(load_corpus(Path(path) if path else None), progress, limits)
+        rows = load_corpus(Path(path) if path else None)
+        evaluation = evaluate(rows, progress, limits, options["epochs"])
     if options["figures"]:
         from predictor.plots import write_evaluation_plots
 

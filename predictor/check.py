@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from predictor.corpus import (
     format_cell,
     make_row,
 )
+from predictor.horizon import num_updates
 from stability_probe.errors import MissingError
 from stability_probe.store import read_result
 
@@ -93,12 +93,6 @@ def differing_fields(row: CorpusRow, root: Path) -> list[str] | None:
         for f in dataclasses.fields(CorpusRow)
         if format_cell(getattr(row, f.name)) != format_cell(getattr(again, f.name))
     ]
-
-
-def num_updates(num_train: int, batch_size: int) -> int:
-    """Updates of an epoch; a single sample left over joins the batch before it."""
-    count = math.ceil(num_train / batch_size)
-    return count - 1 if count > 1 and num_train % batch_size == 1 else count
 
 
 def _is_fraction_of(accuracy: float, samples: int) -> bool:

@@ -24,11 +24,13 @@ from predictor.examples import (
     make_examples,
     usable,
 )
-from predictor.held_out import Refits, intervals
+from predictor.held_out import Refits, nested_intervals
+from predictor.horizon import rows_for
+from predictor.horizon_scores import score_horizons
 from predictor.learning import LearningPoint, learning_curve
 from predictor.outcomes import Arm, ModelOutcome, compare_arms, model_outcomes, rank_by_headroom
 from predictor.physical import CHOSEN, INTERVAL_LEVEL, Estimates, Intervals
-from predictor.scores import HeldOutCase, Score
+from predictor.scores import HeldOutCase, HorizonScores, Score
 from predictor.skill import benefits_of, is_answered, outcomes_of
 from predictor.stability_scores import ScoreFormula, compare_formulas
 from predictor.variance import (
@@ -133,18 +135,22 @@ class Evaluation:
     """Of the chosen candidate, one a row."""
     learning_curve: tuple[LearningPoint, ...]
     """Of the chosen candidate."""
+    horizons: tuple[HorizonScores, ...]
+    """Runs of several lengths, by the chosen candidate; none where the rows cannot be cut."""
 
 
 def evaluate(
     rows: Sequence[CorpusRow],
     progress: Progress | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    epochs: int | None = None,
 ) -> Evaluation:
-    """Every score of every candidate. Nothing here chooses anything that is scored.
+    """Every score of every candidate, for runs of so many epochs or as long as the rows are.
 
-    Raises `MissingError` for a corpus of fewer than three families: two others are needed where
-    one is held out.
+    Nothing here chooses anything that is scored. Raises `MissingError` for a corpus of fewer than
+    three families: two others are needed where one is held out.
     """
+    rows = rows_for(rows, epochs)
     kept = usable(rows)
     # What a schedule does to a model that it trains; that it diverged is in the examples.
     trained = [r for r in kept if finished(r)]
@@ -163,7 +169,7 @@ def evaluate(
     progress.start("candidates", len(refits))
     told, ends = {}, {}
     for name, r in refits.items():
-        told[name], ends[name] = r.leave_one_out(), _nested_intervals(r)
+        told[name], ends[name] = r.leave_one_out(), nested_intervals(r)
         progress.step(name)
     picks = {f: _pick(refits, f) for f in families(examples)}
     selected = _assemble(Estimates, told, picks, examples)
@@ -199,6 +205,7 @@ def evaluate(
         replay_mae=float(np.abs(replayed - measured).mean()),
         cases=held_out_cases(kept, examples, told[CHOSEN], ends[CHOSEN]),
         learning_curve=learning_curve(refits[CHOSEN]),
+        horizons=score_horizons(kept, refits[CHOSEN].candidate, limits),
     )
 
 
@@ -287,16 +294,6 @@ def _scores(
         balanced_accuracy=_balanced_accuracy(told, truth, drawn),
         **{key: bootstrap.mean_score(np.asarray(v, float), drawn) for key, v in means.items()},
     )
-
-
-def _nested_intervals(refits: Refits) -> Intervals:
-    """Of every example, fit and errors without its family."""
-    time_saved, accuracy = (np.zeros((len(refits.examples), 2)) for _ in range(2))
-    for family in families(refits.examples):
-        at = np.flatnonzero(refits.family == family)
-        ends = intervals(refits, at.tolist(), without=family)
-        time_saved[at], accuracy[at] = ends.time_saved_pct, ends.accuracy_delta_pp
-    return Intervals(time_saved_pct=time_saved, accuracy_delta_pp=accuracy)
 
 
 def _balanced_accuracy(

@@ -17,6 +17,7 @@ from typing import Any
 
 from predictor.corpus import CORPUS_READING, corpus_path, known_paths, load_rows
 from predictor.features import FEATURES, Case
+from predictor.horizon import REACH, rows_for
 from predictor.known_models import KnownModel, known_models
 from predictor.larger import LargerBatch, larger_batch
 from predictor.physical import (
@@ -35,7 +36,7 @@ from stability_probe.records import MeanStd
 from stability_probe.sealed import seal, unseal
 from stability_probe.store import write_text
 
-_FORMAT = 7
+_FORMAT = 8
 """Of the stored numbers and of how they are computed: raised when either changes."""
 
 
@@ -47,6 +48,8 @@ class FittedPredictor:
     """Of the rows, the limits and the formulas that were applied to them."""
     limits: Limits
     """What was taken for a benefit."""
+    run_epochs: tuple[int, int]
+    """Length of the shortest run that it was made of, and of the longest."""
     harm_rate: float
     """Share of the rows that lost more accuracy than a benefit may cost."""
     mean_delta_pp: float
@@ -70,6 +73,11 @@ class FittedPredictor:
     models: tuple[KnownModel, ...]
     """What it measured, model by model."""
 
+    def is_for(self, epochs: int) -> bool:
+        """Whether another length of run would leave its rows as they are; see `rows_for`."""
+        shortest, longest = self.run_epochs
+        return longest <= epochs <= REACH * shortest or epochs > REACH * longest
+
     def estimates(self, cases: Sequence[Case]) -> Estimates:
         """One a case, by the chosen candidate."""
         model = ConstantHarm(
@@ -89,19 +97,27 @@ class FittedPredictor:
 
 
 def fitted_predictor(
-    corpus: Path | None = None, limits: Limits = DEFAULT_LIMITS
+    corpus: Path | None = None, limits: Limits = DEFAULT_LIMITS, epochs: int | None = None
 ) -> FittedPredictor:
     """Of `corpus`, else of the shipped and the user's rows: stored if it was made before.
 
-    Raises `MissingError` for an unusable corpus.
+    It is made for runs of so many `epochs`, or of all rows as they are. Raises `MissingError` for
+    an unusable corpus.
     """
     paths = [corpus] if corpus else known_paths()
-    key = _key(paths, limits)
+    whole = _stored_or_made(paths, limits, None)
+    if epochs is None or whole.is_for(epochs):
+        return whole
+    return _stored_or_made(paths, limits, epochs)
+
+
+def _stored_or_made(paths: Sequence[Path], limits: Limits, epochs: int | None) -> FittedPredictor:
+    key = _key(paths, limits, epochs)
     for stored in (corpus_path().with_name("fitted.json"), _cache_path(key)):
         fitted = _read(stored)
         if fitted is not None and fitted.key == key:
             return fitted
-    fitted = fit_predictor(paths, limits, key)
+    fitted = fit_predictor(paths, limits, epochs)
     # A cache that cannot be written costs time, nothing else.
     with contextlib.suppress(OSError, RunError):
         _cache_path(key).parent.mkdir(parents=True, exist_ok=True)
@@ -115,9 +131,12 @@ def fit_known(limits: Limits = DEFAULT_LIMITS) -> FittedPredictor:
 
 
 def fit_predictor(
-    paths: Sequence[Path], limits: Limits = DEFAULT_LIMITS, key: str | None = None
+    paths: Sequence[Path], limits: Limits = DEFAULT_LIMITS, epochs: int | None = None
 ) -> FittedPredictor:
-    """Fit on the rows of these files. Raises `MissingError` when none is usable."""
+    """Fit on the rows of these files, for runs of so many epochs; see `rows_for`.
+
+    Raises `MissingError` when none is usable.
+    """
     from predictor.candidates import CANDIDATES
     from predictor.examples import make_examples, usable
     from predictor.features import feature_range
@@ -125,7 +144,8 @@ def fit_predictor(
     from predictor.skill import describe, no_skill, only_verdict
 
     loaded = load_rows(paths)
-    rows = usable(loaded)
+    whole = usable(loaded)
+    rows = rows_for(whole, epochs)
     if not rows:
         raise MissingError(
             "the corpus holds no finished pair of runs of DEBA in its reading "
@@ -140,20 +160,21 @@ def fit_predictor(
     low, high = feature_range([e.case for e in examples])
     updates = [e.case.updates_per_epoch for e in examples]
     return FittedPredictor(
-        key=key or _key(paths, limits),
+        key=_key(paths, limits, epochs),
         limits=limits,
+        run_epochs=(min(r.epochs for r in rows), max(r.epochs for r in rows)),
         harm_rate=model.harm_rate,
         mean_delta_pp=model.mean_delta_pp,
         time_saved_half_width=widths["time_saved_pct"],
         accuracy_delta_half_width=widths["accuracy_delta_pp"],
         feature_low=tuple(low.tolist()),
         feature_high=tuple(high.tolist()),
-        recipes=known_recipes(rows),
+        recipes=known_recipes(whole),
         updates_per_epoch=(min(updates), max(updates)),
         no_skill=without_skill,
         only_verdict=only_verdict(refits),
         basis=describe(refits, verdicts=without_skill is None),
-        larger=larger_batch(loaded, limits),
+        larger=larger_batch(rows_for(loaded, epochs), limits),
         models=known_models(rows, limits),
     )
 
@@ -182,6 +203,7 @@ def _read(path: Path) -> FittedPredictor | None:
             if len(values[name]) != len(FEATURES):
                 return None
         values["updates_per_epoch"] = tuple(values["updates_per_epoch"])
+        values["run_epochs"] = tuple(values["run_epochs"])
         values["limits"] = Limits(**values["limits"])
         values["larger"] = None if values["larger"] is None else LargerBatch(**values["larger"])
         values["recipes"] = tuple(_read_recipe(recipe) for recipe in values["recipes"])
@@ -204,8 +226,8 @@ def _read_model(values: dict[str, Any]) -> KnownModel:
     return KnownModel(recipe=recipe, accuracy_delta_pp=delta, **values)
 
 
-def _key(paths: Sequence[Path], limits: Limits) -> str:
-    formulas = f"{_FORMAT} {CHOSEN} {CORPUS_READING} {FEATURES} {limits}"
+def _key(paths: Sequence[Path], limits: Limits, epochs: int | None) -> str:
+    formulas = f"{_FORMAT} {CHOSEN} {CORPUS_READING} {FEATURES} {limits} {epochs}"
     digest = hashlib.sha256(formulas.encode())
     for path in paths:
         try:

@@ -17,6 +17,7 @@ from predictor.decide import FEATURE_WORDS, outside
 from predictor.examples import case_of, usable
 from predictor.features import FEATURES, Case, make_cases, replayed_time_saved_pct
 from predictor.fitted import FittedPredictor, fitted_predictor
+from predictor.horizon import rows_for
 from predictor.physical import rehearsals
 from stability_probe import metrics
 from stability_probe.limits import DEFAULT_LIMITS, Limits
@@ -92,9 +93,10 @@ def make_grounds(c: Characterization, limits: Limits = DEFAULT_LIMITS) -> Ground
 
     Raises `MissingError` for an unusable corpus.
     """
-    fitted, cases = fitted_predictor(limits=limits), make_cases(c)
+    epochs = c.config["epochs"]
+    fitted, cases = fitted_predictor(limits=limits, epochs=epochs), make_cases(c)
     told = fitted.estimates(cases)
-    rows = usable(load_rows(known_paths()))
+    rows = rows_for(usable(load_rows(known_paths())), epochs)
     return Grounds(
         fitted=fitted,
         rehearsed=tuple(_rehearse(s, case, limits) for s, case in zip(c.seeds, cases, strict=True)),

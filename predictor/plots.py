@@ -159,9 +159,41 @@ def draw_learning(ax: Axes, evaluation: Evaluation) -> None:
     other.set_ylim(0, 1.6 * max(errors) or 1)
 
 
+def draw_horizons(ax: Axes, evaluation: Evaluation) -> None:
+    """Shares that benefited and that lost accuracy, and time saved, by the length of the run."""
+    lengths = evaluation.horizons
+    saved = [(h.epochs, h.time_saved_pct.value) for h in lengths if h.time_saved_pct is not None]
+    ax.plot(
+        [n for n, _ in saved],
+        [s for _, s in saved],
+        color="0.4",
+        linestyle="--",
+        label="time saved, mean",
+    )
+    for name, label, color in (
+        ("benefits", "benefited", PALETTE[2]),
+        ("harms", "lost accuracy", PALETTE[1]),
+    ):
+        scores = [(h.epochs, score) for h in lengths if (score := getattr(h, name)) is not None]
+        x = [epochs for epochs, _ in scores]
+        ax.plot(x, [100 * s.value for _, s in scores], color=color, marker="o", label=label)
+        low, high = ([100 * getattr(s, end) for _, s in scores] for end in ("low", "high"))
+        ax.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+    ax.set(
+        title="What a longer run does\n(bands: 90 % over families)",
+        xlabel="epochs of the run",
+        ylabel="share of the rows; of the time, %",
+        xlim=(0, None),
+        ylim=(0, 100),
+    )
+    if lengths:
+        ax.legend(loc="best", fontsize=8)
+
+
 def write_evaluation_plots(evaluation: Evaluation, out: Path, fmt: str = "png") -> list[Path]:
-    """Write `evaluation.<fmt>` in folder `out`: reliability, told beside measured, learning."""
-    figures = (draw_reliability, draw_predicted, draw_learning)
+    """Write `evaluation.<fmt>` in folder `out`: reliability, told beside measured, learning, and
+    lengths of run."""
+    figures = (draw_reliability, draw_predicted, draw_learning, draw_horizons)
     panels: Panels = [partial(draw, evaluation=evaluation) for draw in figures]
     title = (
         f"{evaluation.num_rows} rows, {evaluation.num_models} models, "

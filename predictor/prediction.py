@@ -27,7 +27,7 @@ def predict(
 
     Raises `MissingError` for an unusable corpus.
     """
-    fitted = fitted_predictor(corpus, limits)
+    fitted = fitted_predictor(corpus, limits, c.config["epochs"])
     cases = make_cases(c)
     told = fitted.estimates(cases)
     nothing = next(filter(None, map(stuck, cases)), None)

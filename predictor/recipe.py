@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from predictor.corpus import CorpusRow
+from predictor.horizon import REACH
 
 MARGIN = 4.0
-"""Factor by which a rate, epochs, or updates in each may lie outside those of the corpus."""
+"""Factor by which a rate, or the updates of an epoch, may lie outside those of the corpus."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +71,8 @@ def unlike_recipes(config: Mapping[str, Any], known: Sequence[KnownRecipe]) -> s
     own = recipe_of(config)
     for like in known:
         if like.recipe == own:
-            return too_far(config["lr"], "learning rate", "--lr", like.lr) or too_far(
-                config["epochs"], "number of epochs", "--epochs", like.epochs
+            return too_far(config["lr"], "learning rate", "--lr", like.lr) or _outside(
+                config["epochs"], "number of epochs", "--epochs", *_lengths(like)
             )
     for name in _NAMES:
         if getattr(own, name) not in {getattr(like.recipe, name) for like in known}:
@@ -82,7 +83,18 @@ def unlike_recipes(config: Mapping[str, Any], known: Sequence[KnownRecipe]) -> s
 
 def too_far(value: float, what: str, flags: str, known: tuple[float, float]) -> str | None:
     """Why a value is over `MARGIN` times the largest known, or under that part of the smallest."""
-    low, high = known[0] / MARGIN, known[1] * MARGIN
+    return _outside(value, what, flags, known[0] / MARGIN, known[1] * MARGIN)
+
+
+def _lengths(like: KnownRecipe) -> tuple[float, float]:
+    """Fewest and most epochs that its runs speak for: any shorter run, where the rate is constant
+    (see `predictor.horizon`), and runs not much longer."""
+    constant = like.recipe.lr_schedule == "fixed"
+    fewest = like.recipe.window_epochs if constant else like.epochs[0] / REACH
+    return fewest, REACH * like.epochs[1]
+
+
+def _outside(value: float, what: str, flags: str, low: float, high: float) -> str | None:
     if low <= value <= high:
         return None
     return f"its {what} is {value:g}, and the corpus speaks for {low:g} to {high:g}; see {flags}"

@@ -12,6 +12,7 @@ from predictor.corpus import CorpusRow, not_among
 from predictor.evaluate import held_out_cases
 from predictor.examples import Example, families, make_examples, usable
 from predictor.held_out import Refits, intervals
+from predictor.horizon import rows_for
 from predictor.physical import CHOSEN, Estimates
 from predictor.scores import HeldOutCase
 from predictor.skill import brier, no_skill, only_verdict, outcomes_of
@@ -59,25 +60,39 @@ def refit(
     """Score the user's rows by the shipped ones, then both together with families held out.
 
     Own rows count when they are of DEBA, as the corpus reads it, and not among the shipped ones.
+    Each is told by the shipped rows cut to its own length, as a prediction is.
     """
     kept = usable(not_among(shipped, own))
     known, mine = (make_examples(rows, limits) for rows in (usable(shipped), kept))
-    refits = Refits(CANDIDATES[CHOSEN], known, [e.case for e in mine])
-    at = np.arange(len(known), len(known) + len(mine))
-    told = Estimates(**{name: values[at] for name, values in vars(refits.without()).items()})
-    cases = held_out_cases(kept, mine, told, intervals(refits, at.tolist()))
+    cases = [
+        case
+        for epochs in sorted({row.epochs for row in kept})
+        for case in _told(shipped, [row for row in kept if row.epochs == epochs], limits)
+    ]
     return Refit(
         chosen=CHOSEN,
         limits=limits,
         shipped=_skill(known),
         together=_skill([*known, *mine]),
-        own=cases,
+        own=tuple(cases),
         own_brier=_mean([(c.probability_of_benefit - c.benefits) ** 2 for c in cases]),
         own_time_saved_mae=_mean(
             [abs(c.time_saved_told_pct - c.measured_saved_pct) for c in cases]
         ),
         own_coverage=_mean([_inside(c) for c in cases]),
     )
+
+
+def _told(
+    shipped: Sequence[CorpusRow], own: Sequence[CorpusRow], limits: Limits
+) -> tuple[HeldOutCase, ...]:
+    """The user's rows of one length, by the shipped ones alone."""
+    rows = rows_for(usable(shipped), own[0].epochs)
+    known, mine = (make_examples(some, limits) for some in (rows, own))
+    refits = Refits(CANDIDATES[CHOSEN], known, [e.case for e in mine])
+    at = np.arange(len(known), len(known) + len(mine))
+    told = Estimates(**{name: values[at] for name, values in vars(refits.without()).items()})
+    return held_out_cases(own, mine, told, intervals(refits, at.tolist()))
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -43,7 +43,7 @@ def grounds_part(key: str, grounds: Grounds) -> Part:
             "the window's own scatter, and the rule answers with batch sizes. Each sequence is put "
             "on the throughput curve above; that gives the time it would save.",
             f"Share of the rehearsals that save at least {limits.min_time_saved_pct:g} %: "
-            f"{enough:.2f}. Runs of the corpus that lost more than "
+            f"{enough:.2f}. Runs of the corpus, cut to as many epochs, that lost more than "
             f"{limits.max_accuracy_loss_pp:g} points of accuracy: {harm:.2f}, taken as the same "
             f"for every model. Probability of a benefit: {enough:.2f} × (1 − {harm:.2f}) = "
             f"{grounds.probability_of_benefit:.2f}. A verdict needs at most {KEEP_PROBABILITY} or "
@@ -105,7 +105,55 @@ def held_out_part(key: str, held: HeldOut) -> Part:
             ),
         ),
         figures=(figures.told_figure(key, held),),
+        tables=(_lengths_table(key, held),) if held.horizons else (),
     )
+
+
+def _lengths_table(key: str, held: HeldOut) -> Table:
+    """What came of the same rows in shorter runs."""
+    return Table(
+        caption="The same runs cut to so many epochs: what came of them, and what would have been "
+        "said",
+        columns=(
+            *("epochs", "time saved %", "accuracy, points", "lost accuracy", "benefited"),
+            *("adapt, right", "keep fixed, right"),
+        ),
+        rows=tuple(
+            (
+                str(h.epochs),
+                _told(h.time_saved_pct, "{:.0f}"),
+                _told(h.accuracy_delta_pp, "{:+.1f}"),
+                "" if h.harms is None else percent(h.harms.value),
+                "" if h.benefits is None else percent(h.benefits.value),
+                f"{h.adapt_right} of {h.adapt}",
+                f"{h.keep_fixed_right} of {h.keep_fixed}",
+            )
+            for h in held.horizons
+        ),
+        data=figures.download(
+            f"{key}-lengths.csv",
+            (
+                *("epochs", "rows", "time_saved_pct", "accuracy_delta_pp", "harms", "benefits"),
+                *("adapt", "adapt_right", "keep_fixed", "keep_fixed_right"),
+            ),
+            (
+                (
+                    *(h.epochs, h.num_rows, _value(h.time_saved_pct), _value(h.accuracy_delta_pp)),
+                    *(_value(h.harms), _value(h.benefits)),
+                    *(h.adapt, h.adapt_right, h.keep_fixed, h.keep_fixed_right),
+                )
+                for h in held.horizons
+            ),
+        ),
+    )
+
+
+def _told(score: Score | None, form: str) -> str:
+    return "" if score is None else f"{form.format(score.value)} {_ends(score, form)}"
+
+
+def _value(score: Score | None) -> float | None:
+    return None if score is None else score.value
 
 
 def _ends(score: Score, form: str) -> str:

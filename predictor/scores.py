@@ -43,6 +43,30 @@ class HeldOutCase:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HorizonScores:
+    """Runs of one length: what came of them, and what was told with each family held out."""
+
+    epochs: int
+    num_rows: int
+    time_saved_pct: Score | None
+    """By the curve."""
+    accuracy_delta_pp: Score | None
+    harms: Score | None
+    """Share of the rows that lost more accuracy than a benefit may cost."""
+    benefits: Score | None
+    brier: Score | None
+    """Of the probability that is told."""
+    brier_of_base_rate: Score | None
+    adapt: int
+    """Rows whose verdict is to adapt."""
+    adapt_right: int
+    """Of which so many benefited."""
+    keep_fixed: int
+    keep_fixed_right: int
+    """Of which so many did not."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeldOut:
     """The scores of what `probe` predicts with."""
 
@@ -63,6 +87,8 @@ class HeldOut:
     """Share of the rows inside their interval."""
     accuracy_delta_coverage: Score
     cases: tuple[HeldOutCase, ...]
+    horizons: tuple[HorizonScores, ...]
+    """The shortest runs first."""
 
 
 def load_held_out(path: Path | None = None) -> HeldOut:
@@ -86,6 +112,7 @@ def load_held_out(path: Path | None = None) -> HeldOut:
             time_saved_coverage=from_plain(Score, own["time_saved_coverage"]),
             accuracy_delta_coverage=from_plain(Score, own["accuracy_delta_coverage"]),
             cases=tuple(from_plain(HeldOutCase, case) for case in values["cases"]),
+            horizons=tuple(from_plain(HorizonScores, h) for h in values["horizons"]),
         )
     except (AttributeError, KeyError, TypeError) as error:
         raise MissingError(f"{path} is damaged ({error}); install the package again") from error

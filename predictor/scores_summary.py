@@ -51,6 +51,7 @@ def evaluation_tables(e: Evaluation) -> Group:
         Text(chosen, "dim"),
         _outcome_table(e),
         Text(_replay_line(e), "dim"),
+        *_horizon_parts(e),
         _contrast_table(e),
         Text("below 0: less error with it", "dim"),
         _arm_table(e),
@@ -174,6 +175,36 @@ def _outcome_table(e: Evaluation) -> Table:
     least = (_interval(s, 1) for s in (e.floor.time_saved_mae, e.floor.accuracy_delta_mae))
     rows.append((_FLOOR, next(least), "", next(least), ""))
     return _table(("error", "time, points", "covered", "accuracy", "covered"), rows)
+
+
+def _horizon_parts(e: Evaluation) -> list[RenderableType]:
+    if not e.horizons:
+        return []
+    rows = (
+        (
+            str(h.epochs),
+            _interval(h.time_saved_pct, 0),
+            _signed(h.accuracy_delta_pp, 1),
+            _interval(h.harms),
+            _plain(h.benefits, 2),
+            _plain(h.brier, 3),
+            _plain(h.brier_of_base_rate, 3),
+            f"{h.adapt_right}/{h.adapt}",
+            f"{h.keep_fixed_right}/{h.keep_fixed}",
+        )
+        for h in e.horizons
+    )
+    columns = ("epochs", "saved %", "points", "lost", "benefit", "Brier", "base", "adapt", "keep")
+    return [
+        _table(columns, rows),
+        Text(
+            "the same runs cut to so many epochs; "
+            f"lost: more than {e.limits.max_accuracy_loss_pp:g} points\n"
+            "base: Brier score of always telling the share of benefits among the others\n"
+            "adapt, keep: right verdicts of those given, by a corpus without the family",
+            "dim",
+        ),
+    ]
 
 
 def _contrast_table(e: Evaluation) -> Table:

@@ -23,10 +23,11 @@ confidence, only when they are so many: drawing them again would show no spread 
 
 def brier(told: Estimates, examples: Sequence[Example]) -> float:
     """Mean squared error of the probability of benefit."""
-    return float(_squared_errors(told, examples).mean())
+    return float(squared_errors(told, examples).mean())
 
 
-def _squared_errors(told: Estimates, examples: Sequence[Example]) -> NDArray[np.float64]:
+def squared_errors(told: Estimates, examples: Sequence[Example]) -> NDArray[np.float64]:
+    """Of the probability of benefit, one an example."""
     return np.square(told.probability_of_benefit - benefits_of(examples))
 
 
@@ -87,9 +88,9 @@ def _beside_base_rate(chosen: Refits) -> tuple[float, float, Score]:
     and their difference; all of examples with headroom, which are of two families at least."""
     open_ = _open(chosen)
     examples = [e for e, counts in zip(chosen.examples, open_, strict=True) if counts]
-    mine = _squared_errors(chosen.leave_one_out(), chosen.examples)[open_]
+    mine = squared_errors(chosen.leave_one_out(), chosen.examples)[open_]
     rate = Refits(BASELINES["majority"], examples)
-    base = _squared_errors(rate.leave_one_out(), examples)
+    base = squared_errors(rate.leave_one_out(), examples)
     drawn = bootstrap.weights(rate.family.tolist())
     better = bootstrap.mean_score(mine - base, drawn)
     assert better is not None
@@ -112,9 +113,11 @@ def describe(chosen: Refits, *, verdicts: bool) -> str:
     if verdicts and only_verdict(chosen) and (share := _share_of_benefits(chosen)):
         low, mean, high = (round(100 * s) for s in (share.low, share.value, share.high))
         alike = f"{mean} % of those with headroom benefited ({low} to {high}), "
+    lengths = {e.case.epochs for e in examples}
+    over = f", over {min(lengths)} epochs" if len(lengths) == 1 else ""
     return (
         f"{len(examples)} paired full runs of {len({e.model for e in examples})} models in "
-        f"{len(families(examples))} families; {alike}families held out: {right}"
+        f"{len(families(examples))} families{over}; {alike}families held out: {right}"
         f"mean error of time saved {measured:.1f} points, {by_curve:.1f} by the throughput curve"
     )
 

@@ -205,12 +205,18 @@ EVALUATION_PLOTS: Sequence[click.Option] = (
     click.Option(
         ["--plots", "figures"],
         type=click.Path(file_okay=False),
-        help="Folder for a figure: reliability, told beside measured, learning curve.",
+        help="Folder for a figure: reliability, told beside measured, learning curve, lengths of "
+        "run.",
     ),
     PLOT[0],
 )
 CORPUS_IN = click.Option(
     ["--corpus"], type=click.Path(dir_okay=False), help="Rows to score; the shipped ones if unset."
+)
+HORIZON = click.Option(
+    ["--epochs"],
+    type=click.IntRange(min=1),
+    help="Score for runs of so many epochs; as long as the rows are if unset.",
 )
 KNOWN_ROWS = click.Option(
     ["--corpus", "known"],

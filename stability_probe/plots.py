@@ -365,9 +365,9 @@ def _draw_outcome(
 def draw_panels(
     panels: Panels, title: str, figure: Figure | None = None, scale: float = 1.0
 ) -> list[Axes]:
-    """Three or four panels a row in `figure`, which gets the size they need; their axes."""
+    """Two to four panels a row in `figure`, which gets the size they need; their axes."""
     fig = figure or Figure()
-    columns = 4 if len(panels) > 6 else min(3, len(panels))
+    columns = {4: 2}.get(len(panels), 4 if len(panels) > 6 else min(3, len(panels)))
     rows = math.ceil(len(panels) / columns)
     fig.set_size_inches(scale * (4.4 * columns + 1), scale * (3.6 * rows + 1))
     fig.set_layout_engine("constrained", w_pad=0.12, h_pad=0.08)

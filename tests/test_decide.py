@@ -45,6 +45,7 @@ from tests.predictor_factories import (
 FITTED = FittedPredictor(
     key="",
     limits=DEFAULT_LIMITS,
+    run_epochs=(60, 60),
     harm_rate=0.2,
     mean_delta_pp=0.1,
     time_saved_half_width=10.0,
@@ -362,8 +363,8 @@ def test_a_prediction_follows_the_headroom(corpus: Any, monkeypatch: pytest.Monk
     # Whether real rows give skill is a matter of the corpus, not of the decision.
     monkeypatch.setattr(
         "predictor.prediction.fitted_predictor",
-        lambda path, limits: dataclasses.replace(
-            fitted_predictor(path, limits), no_skill=None, harm_rate=0.1
+        lambda path, limits, epochs: dataclasses.replace(
+            fitted_predictor(path, limits, epochs), no_skill=None, harm_rate=0.1
         ),
     )
     prediction = predict(gains(), corpus)
@@ -507,7 +508,8 @@ def test_a_run_that_diverged_is_harm_and_one_without_a_fixed_run_says_nothing(
     corpus: Any, tmp_path: Any
 ) -> None:
     def with_row(name: str, **fields: Any) -> Prediction:
-        row = make_corpus_row(family="zeta", model="zeta", **(outcome(30.0, 1.0) | fields))
+        fields = {**outcome(30.0, 1.0), "epochs": 60, **fields}
+        row = make_corpus_row(family="zeta", model="zeta", **fields)
         more = tmp_path / name
         more.write_text(corpus.read_text() + format_corpus([row]).splitlines()[1] + "\n")
         return predict(gains(), more)

@@ -14,6 +14,7 @@ from predictor.examples import case_of, usable
 from predictor.features import FEATURES, make_cases
 from predictor.fitted import fitted_predictor
 from predictor.grounds import make_grounds
+from predictor.horizon import rows_for
 from predictor.scores import load_held_out
 from stability_probe import metrics
 from tests.report_factories import probed
@@ -47,7 +48,7 @@ def test_the_distance_is_the_naive_one() -> None:
     nearest = make_grounds(c).neighbours[0]
     rows = [
         row
-        for row in usable(load_corpus())
+        for row in rows_for(usable(load_corpus()), c.config["epochs"])
         if (row.model, row.data) == (nearest.model, nearest.data)
     ]
     mean = np.mean([case_of(row).features for row in rows], axis=0)

@@ -46,8 +46,10 @@ def test_rows_of_one_recipe_are_one() -> None:
         {"data": "crops", "batch_size": 64, "seed": 7, "compile": True},
         {"lr": 0.01 / MARGIN},
         {"lr": 0.04 * MARGIN},
-        {"epochs": 240},
-        {"epochs": 13},
+        {"epochs": 120},  # twice the longest
+        {"epochs": 4},  # a shorter run at a constant rate is the beginning of a longer one
+        {"lr_schedule": "cosine", "lr": 0.02, "epochs": 20},
+        {"lr_schedule": "cosine", "lr": 0.02, "epochs": 80},
     ],
 )
 def test_what_the_corpus_speaks_for(fields: dict[str, Any]) -> None:
@@ -68,8 +70,12 @@ def test_what_the_corpus_speaks_for(fields: dict[str, Any]) -> None:
             "its learning rate is 0.0024, and the corpus speaks for 0.0025 to",
         ),
         (
-            {"epochs": 241},
-            "its number of epochs is 241, and the corpus speaks for 12.5 to 240; see --epochs",
+            {"epochs": 121},
+            "its number of epochs is 121, and the corpus speaks for 4 to 120; see --epochs",
+        ),
+        (
+            {"lr_schedule": "cosine", "lr": 0.02, "epochs": 19},
+            "its number of epochs is 19, and the corpus speaks for 20 to 80; see --epochs",
         ),
         ({"lr_schedule": "cosine", "lr": 0.1}, "the corpus speaks for 0.005 to 0.08; see --lr"),
     ],

@@ -16,6 +16,7 @@ from predictor.candidates import CANDIDATES
 from predictor.corpus import CorpusRow, format_corpus, load_corpus, own_corpus_path
 from predictor.examples import make_examples, usable
 from predictor.held_out import Refits
+from predictor.horizon import first_epochs
 from predictor.refit import refit
 from tests.predictor_factories import FAMILIES, make_corpus, make_corpus_row
 
@@ -74,6 +75,16 @@ def test_own_rows_are_told_by_the_shipped_alone(
     assert changed.own_coverage == got.own_coverage, "of the time saved, which is the same"
     for kind in ("time_saved_interval_pct", "accuracy_delta_interval_pp"):
         assert [getattr(c, kind) for c in changed.own] == [getattr(c, kind) for c in got.own]
+
+
+def test_own_rows_are_told_by_runs_as_long(shipped: list[CorpusRow], own: list[CorpusRow]) -> None:
+    short = [first_epochs(row, 3) for row in own[:2]]
+    got = refit(shipped, [*own[2:], *short])
+    assert [c.seed for c in got.own] == [row.seed for row in (*short, *own[2:])]
+    alone = refit([first_epochs(row, 3) for row in shipped], short)
+    assert got.own[: len(short)] == alone.own
+    assert got.own[len(short) :] == refit(shipped, own[2:]).own
+    assert alone.own != refit(shipped, own[:2]).own
 
 
 def test_rows_of_another_reading_are_no_rows_of_it(shipped: list[CorpusRow]) -> None:

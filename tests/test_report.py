@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from cli import probe
 from predictor import predict, summary
 from predictor.corpus import CORPUS_READING
+from predictor.fitted import fitted_predictor
 from predictor.judge import judge
 from predictor.report import make_report, render, write_report
 from stability_probe import store
@@ -597,6 +598,8 @@ def test_a_damaged_run_is_told(tmp_path: Path) -> None:
 def test_a_report_imports_no_heavy_library(
     root: Path, names: dict[str, str], tmp_path: Path
 ) -> None:
+    # The fit for runs of this length, which characterize has made and kept.
+    fitted_predictor(epochs=EPOCHS)
     script = (
         "import sys, cli\n"
         f"sys.argv = ['probe', 'report', *{list(names.values())!r}, '--runs', {str(root)!r}]\n"

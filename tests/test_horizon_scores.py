@@ -1,0 +1,138 @@
+"""Scores by length of run, and the verdicts that `probe` would have given."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import brier_score_loss
+
+from predictor.candidates import BASELINES, CANDIDATES
+from predictor.corpus import CorpusRow, format_corpus
+from predictor.decide import decide, too_little_headroom
+from predictor.examples import case_of, make_examples
+from predictor.fitted import fit_predictor
+from predictor.held_out import Refits
+from predictor.horizon import first_epochs
+from predictor.horizon_scores import score_horizons, verdicts
+from predictor.physical import CHOSEN, rehearsals
+from predictor.scores import HorizonScores
+from stability_probe import metrics
+from stability_probe.limits import DEFAULT_LIMITS, Limits
+from tests.predictor_factories import FAMILIES, make_corpus
+
+NAMES = tuple(f"{name}{part}" for name in FAMILIES[:6] for part in "xy")
+CHOICE = CANDIDATES[CHOSEN]
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[CorpusRow]:
+    """Models with headroom and models without in twelve families, which grow as rehearsed; in runs
+    of 18 epochs they lose a point in the last two, but for one family, which always gains."""
+    made = []
+    for row in make_corpus(np.random.default_rng(0), families=NAMES):
+        loses = 0.0 if row.family == NAMES[0] else 0.01
+        gain = np.array([*[0.02] * 16, -loses, -loses])
+        long = dataclasses.replace(row, epochs=18)
+        fixed, sizes = np.linspace(0.5, 0.8, 18), rehearsals(case_of(long))[0]
+        seconds = [float(100 / metrics.samples_per_s(row.curve, size)) for size in sizes]
+        made.append(
+            dataclasses.replace(
+                long,
+                fixed_batch_sizes=(16,) * 18,
+                adaptive_batch_sizes=sizes,
+                fixed_accuracies=tuple(fixed),
+                adaptive_accuracies=tuple(fixed + gain),
+                fixed_cpu_s=(1.0,) * 18,
+                adaptive_cpu_s=tuple(seconds),
+            )
+        )
+    return made
+
+
+@pytest.fixture(scope="module")
+def scores(rows: list[CorpusRow]) -> tuple[HorizonScores, ...]:
+    return score_horizons(rows, CHOICE)
+
+
+def test_each_length_is_scored_as_runs_of_that_length(
+    rows: list[CorpusRow], scores: tuple[HorizonScores, ...]
+) -> None:
+    assert [h.epochs for h in scores] == [10, 15, 18]
+    for h in scores:
+        examples = make_examples([first_epochs(row, h.epochs) for row in rows])
+        benefit = [e.benefits for e in examples]
+        told = [
+            CHOICE.fit([o for o in examples if o.family != e.family])
+            .estimates([e.case])
+            .probability_of_benefit[0]
+            for e in examples
+        ]
+        base = [np.mean([o.benefits for o in examples if o.family != e.family]) for e in examples]
+        got = {
+            name: score.value
+            for name in ("time_saved_pct", "harms", "benefits", "brier", "brier_of_base_rate")
+            if (score := getattr(h, name)) is not None
+        }
+        assert got == {
+            "time_saved_pct": pytest.approx(np.mean([e.time_saved_pct for e in examples])),
+            "harms": pytest.approx(np.mean([e.harms for e in examples])),
+            "benefits": pytest.approx(np.mean(benefit)),
+            "brier": pytest.approx(brier_score_loss(benefit, told)),
+            "brier_of_base_rate": pytest.approx(brier_score_loss(benefit, base)),
+        }
+        assert h.num_rows == len(rows)
+
+
+def test_a_verdict_is_what_a_corpus_without_the_family_gives(
+    rows: list[CorpusRow], scores: tuple[HorizonScores, ...], tmp_path: Path
+) -> None:
+    """By way of the file: fitted without the family, decided as a prediction is."""
+    for h in scores:
+        cut = [first_epochs(row, h.epochs) for row in rows]
+        examples = make_examples(cut)
+        expected = []
+        for family in NAMES:
+            path = tmp_path / f"{family}-{h.epochs}.csv"
+            path.write_text(format_corpus([row for row in cut if row.family != family]))
+            fitted = fit_predictor([path])
+            for case in (e.case for e in examples if e.family == family):
+                told = fitted.estimates([case])
+                prediction = decide(
+                    told,
+                    fitted.intervals(told, [case]),
+                    unlike=None,
+                    basis="",
+                    no_skill=fitted.no_skill,
+                    only=fitted.only_verdict,
+                    hopeless=too_little_headroom(case, DEFAULT_LIMITS),
+                )
+                expected.append(prediction.verdict)
+        assert verdicts(Refits(CHOICE, examples)) == expected
+        assert (h.adapt, h.keep_fixed) == (expected.count("adapt"), expected.count("keep_fixed"))
+
+
+def test_right_verdicts_are_counted(scores: tuple[HorizonScores, ...]) -> None:
+    """Half of 48 rows have no headroom, which needs no corpus; the others gain until epoch 16."""
+    _, short, whole = scores
+    assert (short.keep_fixed, short.keep_fixed_right) == (24, 24)
+    assert (short.adapt, short.adapt_right) == (24, 24)
+    # In runs of 18 epochs all but one family lose, so that one is told wrongly.
+    assert (whole.adapt, whole.adapt_right) == (0, 0)
+    assert (whole.keep_fixed, whole.keep_fixed_right) == (48, 46)
+
+
+def test_limits_change_what_is_right(rows: list[CorpusRow]) -> None:
+    whole = score_horizons(rows, CHOICE, Limits(max_accuracy_loss_pp=2.0))[-1]
+    assert whole.harms is not None
+    assert (whole.harms.value, whole.adapt, whole.adapt_right) == (0.0, 24, 24)
+
+
+def test_lengths_lie_beyond_the_window_and_end_with_the_longest_run(rows: list[CorpusRow]) -> None:
+    long = [dataclasses.replace(row, epochs=33, window_epochs=10) for row in rows[:16]]
+    assert [h.epochs for h in score_horizons(long, CHOICE)] == [15, 20, 25, 30, 33]
+    ahead = [dataclasses.replace(row, lr_schedule="cosine") for row in rows]
+    assert score_horizons(ahead, BASELINES["majority"]) == ()
+    assert score_horizons([], CHOICE) == ()
