@@ -205,7 +205,7 @@ def evaluate(
         replay_mae=float(np.abs(replayed - measured).mean()),
         cases=held_out_cases(kept, examples, told[CHOSEN], ends[CHOSEN]),
         learning_curve=learning_curve(refits[CHOSEN]),
-        horizons=score_horizons(kept, refits[CHOSEN].candidate, limits),
+        horizons=score_horizons(rows, refits[CHOSEN].candidate, limits),
     )
 
 

@@ -145,7 +145,8 @@ def fit_predictor(
 
     loaded = load_rows(paths)
     whole = usable(loaded)
-    rows = rows_for(whole, epochs)
+    # Which runs have learned, or diverged, by then is asked of the runs as they were by then.
+    rows = usable(rows_for(loaded, epochs)) or whole
     if not rows:
         raise MissingError(
             "the corpus holds no finished pair of runs of DEBA in its reading "

@@ -96,7 +96,7 @@ def make_grounds(c: Characterization, limits: Limits = DEFAULT_LIMITS) -> Ground
     epochs = c.config["epochs"]
     fitted, cases = fitted_predictor(limits=limits, epochs=epochs), make_cases(c)
     told = fitted.estimates(cases)
-    rows = rows_for(usable(load_rows(known_paths())), epochs)
+    rows = usable(rows_for(load_rows(known_paths()), epochs))
     return Grounds(
         fitted=fitted,
         rehearsed=tuple(_rehearse(s, case, limits) for s, case in zip(c.seeds, cases, strict=True)),

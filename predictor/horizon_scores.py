@@ -10,7 +10,7 @@ from predictor import bootstrap
 from predictor.candidates import BASELINES, Candidate
 from predictor.corpus import CorpusRow
 from predictor.decide import decide, too_little_headroom
-from predictor.examples import Example, families, make_examples
+from predictor.examples import Example, families, make_examples, usable
 from predictor.held_out import Refits, nested_intervals
 from predictor.horizon import can_be_cut, rows_for
 from predictor.physical import Estimates, Intervals
@@ -24,13 +24,13 @@ HORIZONS = (10, 15, 20, 25, 30, 40, 60, 90, 120)
 def score_horizons(
     rows: Sequence[CorpusRow], candidate: Candidate, limits: Limits = DEFAULT_LIMITS
 ) -> tuple[HorizonScores, ...]:
-    """One entry a length, up to the longest of `rows`, which are of DEBA and can be cut."""
+    """One entry a length, up to the longest of the usable rows that can be cut."""
     kept = [row for row in rows if can_be_cut(row)]
-    longest = max((row.epochs for row in kept), default=0)
-    window = max((row.window_epochs for row in kept), default=0)
+    longest = max((row.epochs for row in usable(kept)), default=0)
+    window = max((row.window_epochs for row in usable(kept)), default=0)
     lengths = {n for n in HORIZONS if window < n < longest} | {longest} - {0}
     return tuple(
-        _score(n, make_examples(rows_for(kept, n), limits), candidate, limits)
+        _score(n, make_examples(usable(rows_for(kept, n)), limits), candidate, limits)
         for n in sorted(lengths)
     )
 

@@ -87,7 +87,7 @@ def _told(
     shipped: Sequence[CorpusRow], own: Sequence[CorpusRow], limits: Limits
 ) -> tuple[HeldOutCase, ...]:
     """The user's rows of one length, by the shipped ones alone."""
-    rows = rows_for(usable(shipped), own[0].epochs)
+    rows = usable(rows_for(shipped, own[0].epochs))
     known, mine = (make_examples(some, limits) for some in (rows, own))
     refits = Refits(CANDIDATES[CHOSEN], known, [e.case for e in mine])
     at = np.arange(len(known), len(known) + len(mine))

@@ -115,9 +115,10 @@ def describe(chosen: Refits, *, verdicts: bool) -> str:
         alike = f"{mean} % of those with headroom benefited ({low} to {high}), "
     lengths = {e.case.epochs for e in examples}
     over = f", over {min(lengths)} epochs" if len(lengths) == 1 else ""
+    benefited = f", {100 * benefits_of(examples).mean():.0f} % with a benefit"
     return (
         f"{len(examples)} paired full runs of {len({e.model for e in examples})} models in "
-        f"{len(families(examples))} families{over}; {alike}families held out: {right}"
+        f"{len(families(examples))} families{over}{benefited}; {alike}families held out: {right}"
         f"mean error of time saved {measured:.1f} points, {by_curve:.1f} by the throughput curve"
     )
 

@@ -10,21 +10,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from matplotlib.figure import Figure
 from rich.console import Console
 from sklearn.metrics import brier_score_loss, log_loss, mean_absolute_error, recall_score
 
+import cli
 from predictor import bootstrap, stability_scores
 from predictor import evaluate as module
 from predictor.candidates import BASELINES, CANDIDATES, BaseRate, Candidate
-from predictor.corpus import CORPUS_READING, CorpusRow
+from predictor.corpus import CORPUS_READING, CorpusRow, format_corpus
 from predictor.evaluate import SELECTED, Evaluation, evaluate
 from predictor.examples import Example, make_examples, usable
 from predictor.held_out import Refits, intervals
+from predictor.horizon import first_epochs, rows_for
+from predictor.horizon_scores import score_horizons
 from predictor.learning import learning_curve
 from predictor.outcomes import compare_arms
 from predictor.physical import Estimates
-from predictor.plots import draw_predicted, reliability, write_evaluation_plots
+from predictor.plots import (
+    draw_horizons,
+    draw_predicted,
+    reliability,
+    write_evaluation_plots,
+)
+from predictor.scores import Score
 from predictor.scores_summary import _short, evaluation_json, evaluation_tables
 from predictor.skill import brier
 from predictor.variance import seed_floor
@@ -320,6 +330,60 @@ def test_the_learning_curve_ends_at_all_other_families(
             errors.append(abs(told - e.time_saved_pct))
     # 5 random draws of 3 possible subsets, against all of them
     assert one.time_saved_mae == pytest.approx(np.mean(errors), rel=0.25)
+
+
+def test_runs_of_another_length_are_scored_as_rows_cut_to_it(
+    rows: list[CorpusRow], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(module, "CANDIDATES", FEW)
+    monkeypatch.setattr(module, "BASELINES", {"majority": BASELINES["majority"]})
+    monkeypatch.setattr(module, "CONTRASTS", ())
+    monkeypatch.setattr(module, "CHOSEN", "headroom")
+    monkeypatch.setattr(stability_scores, "DRAWS", 10)
+    got = evaluate(rows, epochs=3)
+    assert got == evaluate([first_epochs(row, 3) for row in rows])
+    assert {len(row.path) for row in make_examples(rows_for(usable(rows), 3))} == {3}
+    assert got.horizons == score_horizons(rows_for(usable(rows), 3), FEW["headroom"])
+    assert [h.epochs for h in got.horizons] == [3]
+    path = tmp_path / "corpus.csv"
+    path.write_text(format_corpus(rows))
+    done = CliRunner().invoke(
+        cli.probe, ["evaluate", "--corpus", str(path), "--epochs", "3", "--json"]
+    )
+    assert done.exit_code == 0
+    assert [h["epochs"] for h in json.loads(done.stdout)["horizons"]] == [3]
+
+
+def test_what_came_of_each_length_is_shown_and_drawn(evaluation: Evaluation) -> None:
+    score = Score(value=0.25, low=0.1, high=0.4)
+    told = dataclasses.replace(
+        evaluation.horizons[0],
+        epochs=20,
+        benefits=Score(value=0.75, low=0.5, high=0.9),
+        harms=score,
+        adapt=9,
+        adapt_right=7,
+        keep_fixed=5,
+        keep_fixed_right=4,
+    )
+    both = dataclasses.replace(
+        evaluation, horizons=(told, dataclasses.replace(told, epochs=60, harms=None))
+    )
+    console = Console(width=80, file=io.StringIO())
+    console.print(evaluation_tables(both))
+    (line,) = [x for x in console.file.getvalue().splitlines() if x.startswith("20 ")]  # type: ignore[attr-defined]
+    assert ".25 [.10,.40]" in line
+    assert line.split()[-2:] == ["7/9", "4/5"]
+    ax = Figure().subplots()
+    draw_horizons(ax, both)
+    lines = {line.get_label(): line for line in ax.lines}
+    assert list(lines["benefited"].get_xdata()) == [20, 60]
+    assert list(lines["benefited"].get_ydata()) == [75.0, 75.0]
+    assert list(lines["lost accuracy"].get_ydata()) == [25.0]
+    assert len(ax.collections) == 2, "a band each"
+    without = dataclasses.replace(evaluation, horizons=())
+    draw_horizons(Figure().subplots(), without)
+    console.print(evaluation_tables(without))
 
 
 def test_figures_show_the_numbers(evaluation: Evaluation, tmp_path: Path) -> None:

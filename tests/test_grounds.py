@@ -48,7 +48,7 @@ def test_the_distance_is_the_naive_one() -> None:
     nearest = make_grounds(c).neighbours[0]
     rows = [
         row
-        for row in rows_for(usable(load_corpus()), c.config["epochs"])
+        for row in usable(rows_for(load_corpus(), c.config["epochs"]))
         if (row.model, row.data) == (nearest.model, nearest.data)
     ]
     mean = np.mean([case_of(row).features for row in rows], axis=0)

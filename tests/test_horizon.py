@@ -228,6 +228,29 @@ def test_a_prediction_asks_for_its_own_length(late_harm: list[CorpusRow], tmp_pa
     )
 
 
+def test_what_counts_is_asked_of_the_runs_as_they_were_by_then(
+    late_harm: list[CorpusRow], tmp_path: Path
+) -> None:
+    """One net learns in its fourth epoch only; another's fixed run diverges there."""
+    first, second, *others = late_harm
+    late = dataclasses.replace(first, profile_losses=(2.0, 2.0, 2.0, 1.0))
+    diverged = dataclasses.replace(
+        second,
+        fixed_status="diverged",
+        fixed_batch_sizes=second.fixed_batch_sizes[:3],
+        fixed_accuracies=second.fixed_accuracies[:3],
+        fixed_cpu_s=second.fixed_cpu_s[:3],
+    )
+    path = tmp_path / "corpus.csv"
+    path.write_text(format_corpus([late, diverged, *others]))
+    counts = {n: fitted_predictor(path, epochs=n).basis.partition(" paired")[0] for n in (2, 3, 4)}
+    assert counts == {2: "23", 3: "23", 4: "23"}
+    rows = [late, diverged, *others]
+    kept = {n: {r.adaptive_run_id for r in usable(rows_for(rows, n))} for n in (3, 4)}
+    assert kept[3] ^ kept[4] == {late.adaptive_run_id, diverged.adaptive_run_id}
+    assert diverged.adaptive_run_id in kept[3]
+
+
 def test_examples_of_a_length_are_of_that_length(late_harm: list[CorpusRow]) -> None:
     (one, *_) = make_examples(rows_for(usable(late_harm), 3))
     row = usable(late_harm)[0]

@@ -13,7 +13,10 @@ from predictor.candidates import BASELINES, CANDIDATES
 from predictor.corpus import load_corpus
 from predictor.examples import make_examples, usable
 from predictor.held_out import Refits
+from predictor.horizon import rows_for
+from predictor.horizon_scores import score_horizons
 from predictor.outcomes import compare_arms
+from predictor.physical import CHOSEN
 from predictor.skill import brier
 from predictor.variance import harm_shares, seed_floor, variance_shares
 from stability_probe.plain import to_plain
@@ -55,4 +58,10 @@ def test_what_the_rows_say_of_arms_and_variance_is_as_stored() -> None:
     for name, told in (("floor", seed_floor(kept, drawn)), ("harm", harm_shares(kept, drawn))):
         for part, score in to_plain(told).items():
             assert STORED[name][part] == pytest.approx(score)
+    # Every third length: each is fitted many times.
+    few = {n: h for n, h in enumerate(STORED["horizons"]) if n % 3 == 2}
+    for stored in few.values():
+        (told,) = score_horizons(rows_for(kept, stored["epochs"]), CANDIDATES[CHOSEN])[-1:]
+        for part, score in to_plain(told).items():
+            assert stored[part] == pytest.approx(score), part
     assert STORED["num_rows"] == len(usable(rows))
