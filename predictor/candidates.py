@@ -47,7 +47,7 @@ class BaseRate:
     def fit(self, examples: Sequence[Example]) -> Fitted:
         names = [e.family for e in examples]
         weights = np.array([1 / names.count(n) if self.by_family else 1.0 for n in names])
-        outcomes = [(e.benefits, e.time_saved_pct, e.accuracy_delta_pp) for e in examples]
+        outcomes = [(e.benefit_share, e.time_saved_pct, e.mean_end_delta_pp) for e in examples]
         return _Constant(*np.average(np.array(outcomes, float), axis=0, weights=weights))
 
 
@@ -114,8 +114,7 @@ class Physical:
     """Features that tell harm; none leaves the share of harm among the examples."""
 
     def fit(self, examples: Sequence[Example]) -> Fitted:
-        harms = [e.harms for e in examples]
-        deltas = [e.accuracy_delta_pp for e in examples]
+        deltas = [e.mean_end_delta_pp for e in examples]
         weights = weights_by_model(examples)
         shares: dict[tuple[int, ...], float] = {}
         for e, weight in zip(examples, weights, strict=True):
@@ -123,13 +122,13 @@ class Physical:
                 shares[e.path] = shares.get(e.path, 0.0) + float(weight)
         paths = Paths(paths=tuple(shares), shares=tuple(shares.values()), limits=examples[0].limits)
         if not self.columns:
-            rate = weighted_share(harms, weights)
+            rate = weighted_share([e.harm_share for e in examples], weights)
             return ConstantHarm(paths=paths, harm_rate=rate, mean_delta_pp=float(weights @ deltas))
         x = columns_of([e.case for e in examples], self.columns)
         return _LearnedHarm(
             columns=self.columns,
             paths=paths,
-            harm=_fit_classifier(Predictor(), x, harms),
+            harm=_fit_classifier(Predictor(), x, [e.harms for e in examples]),
             accuracy=_regression(Ridge(alpha=RIDGE_ALPHA)).fit(x, deltas),
         )
 

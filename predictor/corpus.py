@@ -31,6 +31,8 @@ CORPUS_READING = {"reading": "eager"}
 """Arguments of DEBA in the shipped corpus's runs; predictions speak of this reading alone."""
 PROFILE_EPOCHS = 15
 """Epochs of the fixed run whose signals a row keeps: DEBA's window in the paper."""
+END_EPOCHS = 5
+"""At the end of a run: which of them it ends with is luck, so that each tells what came of it."""
 _SIGNALS = ("losses", "grad_norms", "grad_norms_last", "grad_component_variances")
 PROFILE_COLUMNS = tuple(f"profile_{name}" for name in _SIGNALS)
 CONFIG_COLUMNS = (
@@ -180,6 +182,23 @@ class CorpusRow:
         if self.adaptive_status == "diverged":
             return metrics.accuracy_delta_pp(0.0, self.fixed_accuracies[-1])
         return metrics.accuracy_delta_pp(self.adaptive_accuracies[-1], self.fixed_accuracies[-1])
+
+    @property
+    def end_deltas_pp(self) -> tuple[float, ...]:
+        """`accuracy_delta_pp` if both runs had stopped at each of their last `END_EPOCHS` epochs,
+        but at most a quarter of them; they end with the last."""
+        if self.adaptive_status == "diverged":
+            return (self.accuracy_delta_pp,)
+        count = max(1, min(END_EPOCHS, len(self.fixed_accuracies) // 4))
+        ends = zip(self.adaptive_accuracies[-count:], self.fixed_accuracies[-count:], strict=True)
+        return tuple(metrics.accuracy_delta_pp(adaptive, fixed) for adaptive, fixed in ends)
+
+    def benefit_share(self, limits: Limits, curve: ThroughputCurve | None = None) -> float:
+        """Share of `end_deltas_pp` that are a benefit, by the time that the whole run saves on
+        `curve`, its own by default."""
+        saved, deltas = self.saved_pct_on(curve or self.curve), self.end_deltas_pp
+        kinds = [metrics.benefit_class(saved, delta, limits) for delta in deltas]
+        return kinds.count("benefits") / len(kinds)
 
     def benefit_class(self, limits: Limits) -> str:
         """benefits, neutral or harms, by the curve: neighbours on the machine decide no label."""

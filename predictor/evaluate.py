@@ -31,7 +31,13 @@ from predictor.learning import LearningPoint, learning_curve
 from predictor.outcomes import Arm, ModelOutcome, compare_arms, model_outcomes, rank_by_headroom
 from predictor.physical import CHOSEN, INTERVAL_LEVEL, Estimates, Intervals
 from predictor.scores import HeldOutCase, HorizonScores, Score
-from predictor.skill import benefits_of, is_answered, outcomes_of
+from predictor.skill import (
+    benefit_shares,
+    benefits_of,
+    is_answered,
+    outcomes_of,
+    squared_errors,
+)
 from predictor.stability_scores import ScoreFormula, compare_formulas
 from predictor.variance import (
     HarmShares,
@@ -65,7 +71,7 @@ class CandidateScores:
 
     name: str
     brier: Score | None
-    """Mean squared error of the probability of benefit."""
+    """Mean squared error of the probability of benefit, over the last epochs of each run."""
     log_loss: Score | None
     """Of probabilities clipped to 0.01 and 0.99."""
     balanced_accuracy: Score | None
@@ -222,6 +228,7 @@ def held_out_cases(
             family=row.family,
             probability_of_benefit=float(told.probability_of_benefit[i]),
             benefits=example.benefits,
+            benefit_share=example.benefit_share,
             time_saved_told_pct=float(told.time_saved_pct[i]),
             time_saved_interval_pct=_pair(ends.time_saved_pct[i]),
             time_saved_pct=example.time_saved_pct,
@@ -244,8 +251,7 @@ def _pick(refits: Mapping[str, Refits], held_out: str) -> str:
     def inner_brier(name: str) -> float:
         r = refits[name]
         others = r.family != held_out
-        told = r.leave_one_out(held_out).probability_of_benefit
-        return float(np.mean((told - benefits_of(r.examples))[others] ** 2))
+        return float(squared_errors(r.leave_one_out(held_out), r.examples)[others].mean())
 
     return min(CANDIDATES, key=inner_brier)
 
@@ -271,12 +277,12 @@ def _scores(
     """Estimates and intervals [num_examples] are made without each example's family."""
     truth = benefits_of(examples)
     p = told.probability_of_benefit
-    clipped = np.clip(p, _CLIP, 1 - _CLIP)
+    share, clipped = benefit_shares(examples), np.clip(p, _CLIP, 1 - _CLIP)
     names = ("time_saved_pct", "measured_saved_pct", "accuracy_delta_pp")
     saved, measured, delta = (outcomes_of(examples, n) for n in names)
     means = {
-        "brier": (p - truth) ** 2,
-        "log_loss": -np.log(np.where(truth == 1, clipped, 1 - clipped)),
+        "brier": squared_errors(told, examples),
+        "log_loss": -share * np.log(clipped) - (1 - share) * np.log(1 - clipped),
         "abstained": 1.0 - is_answered(told),
         "time_saved_mae": np.abs(told.time_saved_pct - saved),
         "time_saved_mae_measured": np.abs(told.time_saved_pct - measured),
@@ -321,12 +327,11 @@ def _contrast(
     examples: Sequence[Example],
     drawn: NDArray[np.float64],
 ) -> SkillContrast:
-    truth = benefits_of(examples)
     saved, delta = (outcomes_of(examples, n) for n in ("time_saved_pct", "accuracy_delta_pp"))
 
     def losses(e: Estimates) -> tuple[NDArray[np.float64], ...]:
         return (
-            (e.probability_of_benefit - truth) ** 2,
+            squared_errors(e, examples),
             np.abs(e.time_saved_pct - saved),
             np.abs(e.accuracy_delta_pp - delta),
         )

@@ -32,6 +32,8 @@ class Example:
     measured_saved_pct: float
     """The same in measured seconds, neighbours and all: what an interval must hold."""
     accuracy_delta_pp: float
+    end_deltas_pp: tuple[float, ...]
+    """The same at each of the run's last epochs, had it stopped there."""
     limits: Limits = DEFAULT_LIMITS
 
     @property
@@ -41,6 +43,26 @@ class Example:
     @property
     def harms(self) -> bool:
         return self._class == "harms"
+
+    @property
+    def benefit_share(self) -> float:
+        """Of the last epochs; that of one alone is luck."""
+        return self._share("benefits")
+
+    @property
+    def harm_share(self) -> float:
+        return self._share("harms")
+
+    @property
+    def mean_end_delta_pp(self) -> float:
+        return float(np.mean(self.end_deltas_pp))
+
+    def _share(self, kind: str) -> float:
+        kinds = [
+            metrics.benefit_class(self.time_saved_pct, delta, self.limits)
+            for delta in self.end_deltas_pp
+        ]
+        return kinds.count(kind) / len(kinds)
 
     @property
     def _class(self) -> str:
@@ -98,6 +120,7 @@ def make_examples(rows: Sequence[CorpusRow], limits: Limits = DEFAULT_LIMITS) ->
             time_saved_pct=row.curve_saved_pct,
             measured_saved_pct=row.time_saved_pct,
             accuracy_delta_pp=row.accuracy_delta_pp,
+            end_deltas_pp=row.end_deltas_pp,
             limits=limits,
         )
         for row in rows
@@ -130,8 +153,8 @@ def equal_weights(names: Sequence[str]) -> NDArray[np.float64]:
     return np.array([1 / (len(counts) * counts[name]) for name in names])
 
 
-def weighted_share(which: Sequence[bool], weights: NDArray[np.float64]) -> float:
-    """Of those that are, by weights that sum to one, up to rounding: at most 1."""
+def weighted_share(which: Sequence[float], weights: NDArray[np.float64]) -> float:
+    """Of shares, or of those that are, by weights that sum to one, up to rounding: at most 1."""
     return min(1.0, float(weights @ np.asarray(which)))
 
 

@@ -36,7 +36,7 @@ from stability_probe.records import MeanStd
 from stability_probe.sealed import seal, unseal
 from stability_probe.store import write_text
 
-_FORMAT = 8
+_FORMAT = 9
 """Of the stored numbers and of how they are computed: raised when either changes."""
 
 
@@ -51,7 +51,7 @@ class FittedPredictor:
     run_epochs: tuple[int, int]
     """Length of the shortest run that it was made of, and of the longest."""
     harm_rate: float
-    """Share of the rows that lost more accuracy than a benefit may cost."""
+    """Share of the rows' last epochs that lost more accuracy than a benefit may cost."""
     mean_delta_pp: float
     time_saved_half_width: float
     """Of the conformal interval, percentage points; infinite where rows are too few."""

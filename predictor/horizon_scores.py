@@ -15,7 +15,14 @@ from predictor.held_out import Refits, nested_intervals
 from predictor.horizon import can_be_cut, rows_for
 from predictor.physical import Estimates, Intervals
 from predictor.scores import HorizonScores
-from predictor.skill import benefits_of, no_skill, only_verdict, outcomes_of, squared_errors
+from predictor.skill import (
+    benefit_shares,
+    benefits_of,
+    no_skill,
+    only_verdict,
+    outcomes_of,
+    squared_errors,
+)
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 
 HORIZONS = (10, 15, 20, 25, 30, 40, 60, 90, 120)
@@ -63,7 +70,7 @@ def _score(
     refits, base = Refits(candidate, examples), Refits(BASELINES["majority"], examples)
     drawn = bootstrap.weights([e.family for e in examples])
     benefit, said = benefits_of(examples), np.array(verdicts(refits, limits))
-    harms = np.array([e.harms for e in examples], float)
+    harms = np.array([e.harm_share for e in examples])
     brier, of_base = (
         bootstrap.mean_score(squared_errors(r.leave_one_out(), examples), drawn)
         for r in (refits, base)
@@ -74,7 +81,7 @@ def _score(
         time_saved_pct=bootstrap.mean_score(outcomes_of(examples, "time_saved_pct"), drawn),
         accuracy_delta_pp=bootstrap.mean_score(outcomes_of(examples, "accuracy_delta_pp"), drawn),
         harms=bootstrap.mean_score(harms, drawn),
-        benefits=bootstrap.mean_score(benefit, drawn),
+        benefits=bootstrap.mean_score(benefit_shares(examples), drawn),
         brier=brier,
         brier_of_base_rate=of_base,
         adapt=int((said == "adapt").sum()),

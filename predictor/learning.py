@@ -42,7 +42,7 @@ def _point(refits: Refits, names: Sequence[str], count: int) -> LearningPoint:
         own = np.flatnonzero(refits.family == held_out)
         truth = np.array(
             [
-                (e.benefits, e.time_saved_pct, e.accuracy_delta_pp)
+                (e.benefit_share, e.time_saved_pct, e.accuracy_delta_pp)
                 for e in (refits.examples[i] for i in own)
             ],
             float,
@@ -57,7 +57,7 @@ def _point(refits: Refits, names: Sequence[str], count: int) -> LearningPoint:
             )
             errors.append(
                 (
-                    np.mean((p - truth[:, 0]) ** 2),
+                    np.mean(truth[:, 0] * (p - 1) ** 2 + (1 - truth[:, 0]) * p**2),
                     np.mean(np.abs(saved - truth[:, 1])),
                     np.mean(np.abs(delta - truth[:, 2])),
                 )

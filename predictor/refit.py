@@ -75,7 +75,7 @@ def refit(
         shipped=_skill(known),
         together=_skill([*known, *mine]),
         own=tuple(cases),
-        own_brier=_mean([(c.probability_of_benefit - c.benefits) ** 2 for c in cases]),
+        own_brier=_mean([_squared_error(c) for c in cases]),
         own_time_saved_mae=_mean(
             [abs(c.time_saved_told_pct - c.measured_saved_pct) for c in cases]
         ),
@@ -97,6 +97,11 @@ def _told(
 
 def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
+
+
+def _squared_error(case: HeldOutCase) -> float:
+    p, share = case.probability_of_benefit, case.benefit_share
+    return share * (p - 1) ** 2 + (1 - share) * p**2
 
 
 def _inside(case: HeldOutCase) -> bool:

@@ -31,6 +31,8 @@ class HeldOutCase:
     family: str
     probability_of_benefit: float
     benefits: bool
+    benefit_share: float
+    """Of the run's last epochs, had it stopped there."""
     time_saved_told_pct: float
     time_saved_interval_pct: tuple[float, float]
     time_saved_pct: float
@@ -52,7 +54,8 @@ class HorizonScores:
     """By the curve."""
     accuracy_delta_pp: Score | None
     harms: Score | None
-    """Share of the rows that lost more accuracy than a benefit may cost."""
+    """Share that lost more accuracy than a benefit may cost, of the runs' last epochs, had they
+    stopped there; the same holds for benefits and Brier scores."""
     benefits: Score | None
     brier: Score | None
     """Of the probability that is told."""

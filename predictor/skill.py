@@ -22,13 +22,16 @@ confidence, only when they are so many: drawing them again would show no spread 
 
 
 def brier(told: Estimates, examples: Sequence[Example]) -> float:
-    """Mean squared error of the probability of benefit."""
+    """Mean squared error of the probability of benefit, as `squared_errors`."""
     return float(squared_errors(told, examples).mean())
 
 
 def squared_errors(told: Estimates, examples: Sequence[Example]) -> NDArray[np.float64]:
-    """Of the probability of benefit, one an example."""
-    return np.square(told.probability_of_benefit - benefits_of(examples))
+    """Of the probability of benefit, one an example: the mean over the run's last epochs, had it
+    stopped there. With a share s of benefits that is s (p − 1)² + (1 − s) p²."""
+    p, s = told.probability_of_benefit, benefit_shares(examples)
+    errors: NDArray[np.float64] = s * (p - 1) ** 2 + (1 - s) * p**2
+    return errors
 
 
 def no_skill(chosen: Refits) -> str | None:
@@ -80,7 +83,7 @@ def _share_of_benefits(chosen: Refits) -> Score | None:
     if not open_.any():
         return None
     drawn = bootstrap.weights(chosen.family[open_].tolist())
-    return bootstrap.mean_score(benefits_of(chosen.examples)[open_], drawn)
+    return bootstrap.mean_score(benefit_shares(chosen.examples)[open_], drawn)
 
 
 def _beside_base_rate(chosen: Refits) -> tuple[float, float, Score]:
@@ -115,7 +118,7 @@ def describe(chosen: Refits, *, verdicts: bool) -> str:
         alike = f"{mean} % of those with headroom benefited ({low} to {high}), "
     lengths = {e.case.epochs for e in examples}
     over = f", over {min(lengths)} epochs" if len(lengths) == 1 else ""
-    benefited = f", {100 * benefits_of(examples).mean():.0f} % with a benefit"
+    benefited = f", {100 * benefit_shares(examples).mean():.0f} % with a benefit"
     return (
         f"{len(examples)} paired full runs of {len({e.model for e in examples})} models in "
         f"{len(families(examples))} families{over}{benefited}; {alike}families held out: {right}"
@@ -137,6 +140,10 @@ def _answered_rightly(told: Estimates, examples: Sequence[Example]) -> str:
 def is_answered(told: Estimates) -> NDArray[np.bool_]:
     p = told.probability_of_benefit
     return (p >= ADAPT_PROBABILITY) | (p <= KEEP_PROBABILITY)
+
+
+def benefit_shares(examples: Sequence[Example]) -> NDArray[np.float64]:
+    return np.array([e.benefit_share for e in examples])
 
 
 def benefits_of(examples: Sequence[Example]) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictor import bootstrap
-from predictor.corpus import CONFIG_COLUMNS, CorpusRow
+from predictor.corpus import CONFIG_COLUMNS, END_EPOCHS, CorpusRow
 from predictor.examples import finished
 from predictor.scores import Score
 from stability_probe import metrics
@@ -26,7 +26,7 @@ _OUTCOMES: dict[str, Callable[[CorpusRow, ThroughputCurve], float]] = {
 speed, and neighbours on one; neither is a component of the outcome."""
 
 
-AVERAGED_EPOCHS = 5
+AVERAGED_EPOCHS = END_EPOCHS
 """At the end of a run, whose mean accuracy depends less on when one stops."""
 
 
@@ -110,20 +110,22 @@ def seed_floor(
     `drawn` are the weights of the rows, as `bootstrap.weights` gives them.
     """
 
-    def least(told: Callable[[CorpusRow, ThroughputCurve], float]) -> Score | None:
-        differences = _to_other_seeds(
-            rows, lambda one, other: abs(told(one, one.curve) - told(other, one.curve))
-        )
-        return bootstrap.mean_score(differences / 2, drawn)
+    def least(difference: Callable[[CorpusRow, CorpusRow], float]) -> Score | None:
+        return bootstrap.mean_score(_to_other_seeds(rows, difference) / 2, drawn)
 
-    def benefits(row: CorpusRow, curve: ThroughputCurve) -> float:
-        saved = row.saved_pct_on(curve)
-        return float(metrics.benefit_class(saved, row.accuracy_delta_pp, limits) == "benefits")
+    def disagree(one: CorpusRow, other: CorpusRow) -> float:
+        """How often one of the two benefits and the other does not."""
+        a, b = (row.benefit_share(limits, one.curve) for row in (one, other))
+        return a * (1 - b) + b * (1 - a)
+
+    def apart(name: str) -> Callable[[CorpusRow, CorpusRow], float]:
+        told = _OUTCOMES[name]
+        return lambda one, other: abs(told(one, one.curve) - told(other, one.curve))
 
     return SeedFloor(
-        brier=least(benefits),
-        time_saved_mae=least(_OUTCOMES["time_saved_pct"]),
-        accuracy_delta_mae=least(_OUTCOMES["accuracy_delta_pp"]),
+        brier=least(disagree),
+        time_saved_mae=least(apart("time_saved_pct")),
+        accuracy_delta_mae=least(apart("accuracy_delta_pp")),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from predictor.corpus import CORPUS_READING, CorpusRow
+from predictor.examples import Example
 from stability_probe import metrics
 from stability_probe.config import RunConfig
 from stability_probe.limits import DEFAULT_LIMITS
@@ -163,6 +164,11 @@ def _random_window(rng: np.random.Generator) -> dict[str, Any]:
         "num_params": int(rng.choice([10**5, 10**6, 10**7])),
         "num_macs": int(rng.choice([10**6, 10**7, 10**8])),
     }
+
+
+def with_delta(example: Example, delta_pp: float) -> Example:
+    """The same with another accuracy change, wherever it had stopped."""
+    return dataclasses.replace(example, accuracy_delta_pp=delta_pp, end_deltas_pp=(delta_pp,))
 
 
 def make_run(

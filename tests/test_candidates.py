@@ -36,7 +36,14 @@ from predictor.held_out import Refits
 from predictor.physical import ConstantHarm, Estimates, rehearsals
 from stability_probe.errors import MissingError
 from stability_probe.limits import DEFAULT_LIMITS, Limits
-from tests.predictor_factories import CURVE, FAMILIES, make_corpus, make_corpus_row, outcome
+from tests.predictor_factories import (
+    CURVE,
+    FAMILIES,
+    make_corpus,
+    make_corpus_row,
+    outcome,
+    with_delta,
+)
 
 ALL = BASELINES | CANDIDATES
 FAST = {name: c for name, c in ALL.items() if name != "trees"}
@@ -228,10 +235,7 @@ def test_the_curve_replays_the_paths_of_the_others() -> None:
 
 
 def test_harm_is_learned_where_columns_are_given(examples: list[Example]) -> None:
-    harmed = [
-        dataclasses.replace(e, accuracy_delta_pp=-3.0) if i % 3 == 0 else e
-        for i, e in enumerate(examples)
-    ]
+    harmed = [with_delta(e, -3.0) if i % 3 == 0 else e for i, e in enumerate(examples)]
     x = np.array([e.case.features for e in examples])
     told = Physical(columns=FEATURES).fit(harmed).estimates([e.case for e in harmed])
     harm = Predictor().fit(x, [e.harms for e in harmed]).predict_proba(x)[:, 1]
@@ -287,6 +291,7 @@ def test_shuffled_labels_teach_nothing(name: str) -> None:
                 e,
                 time_saved_pct=made[i].time_saved_pct,
                 accuracy_delta_pp=made[i].accuracy_delta_pp,
+                end_deltas_pp=made[i].end_deltas_pp,
             )
             for e, i in zip(made, order, strict=True)
         ]

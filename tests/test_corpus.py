@@ -22,9 +22,10 @@ from predictor.corpus import (
     load_corpus,
     make_row,
 )
-from predictor.examples import is_corpus_reading
+from predictor.examples import is_corpus_reading, make_examples
+from predictor.horizon import first_epochs
 from stability_probe.errors import MissingError
-from stability_probe.limits import DEFAULT_LIMITS
+from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.metrics import benefit_class, profile
 from stability_probe.paired import compare_runs
 from stability_probe.schedulers.deba import DEFAULT_READING
@@ -330,3 +331,33 @@ def test_predictions_speak_of_the_corpus_reading_of_deba_alone() -> None:
     assert not is_corpus_reading("deba", CORPUS_READING | {"window": 5})
     default = is_corpus_reading("deba", {})
     assert default == (CORPUS_READING == {"reading": DEFAULT_READING})
+
+
+def test_a_run_is_as_good_as_each_of_its_last_epochs() -> None:
+    """Twenty epochs: five of them are looked at. Eight epochs: two, a quarter."""
+    fixed = [0.5 + 0.01 * i for i in range(20)]
+    moves = [0.0] * 15 + [0.01, -0.01, 0.0, 0.02, -0.02]
+    row = make_corpus_row(
+        epochs=20,
+        fixed_batch_sizes=(16,) * 20,
+        adaptive_batch_sizes=(16,) * 10 + (64,) * 10,
+        fixed_accuracies=tuple(fixed),
+        adaptive_accuracies=tuple(f + m for f, m in zip(fixed, moves, strict=True)),
+    )
+    assert row.end_deltas_pp == pytest.approx((1.0, -1.0, 0.0, 2.0, -2.0))
+    assert row.end_deltas_pp[-1] == row.accuracy_delta_pp
+    assert row.benefit_share(DEFAULT_LIMITS) == pytest.approx(3 / 5)
+    assert row.benefit_share(Limits(max_accuracy_loss_pp=1.5)) == pytest.approx(4 / 5)
+    assert row.benefit_share(Limits(min_time_saved_pct=30.0)) == 0.0, "the time saved is 25 %"
+    flat = dataclasses.replace(row.curve, points=row.curve.points[:1])
+    assert row.benefit_share(DEFAULT_LIMITS, flat) == 0.0, "on a device that gains nothing"
+    assert len(first_epochs(row, 8).end_deltas_pp) == 2
+    assert len(first_epochs(row, 3).end_deltas_pp) == 1
+    lost = dataclasses.replace(row, adaptive_status="diverged")
+    assert lost.end_deltas_pp == (lost.accuracy_delta_pp,)
+    assert lost.benefit_share(DEFAULT_LIMITS) == 0.0
+    (example,) = make_examples([row])
+    assert example.benefit_share == pytest.approx(3 / 5)
+    assert example.harm_share == pytest.approx(2 / 5)
+    assert example.mean_end_delta_pp == pytest.approx(0.0)
+    assert example.harms, "by its last epoch"

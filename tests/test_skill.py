@@ -17,7 +17,7 @@ from predictor.features import FEATURES
 from predictor.held_out import Refits
 from predictor.physical import CHOSEN, Estimates
 from predictor.skill import FEWEST_ALIKE, brier, describe, no_skill, only_verdict
-from tests.predictor_factories import FAMILIES, make_corpus, make_corpus_row, outcome
+from tests.predictor_factories import FAMILIES, make_corpus, make_corpus_row, outcome, with_delta
 
 
 def refits_of(*outcomes: tuple[str, float, float], candidate: Candidate) -> Refits:
@@ -50,10 +50,7 @@ def some_harmed() -> list[Example]:
     )
     stable = FEATURES.index("stability_score")
     middle = np.median([e.case.features[stable] for e in with_headroom(examples)])
-    return [
-        dataclasses.replace(e, accuracy_delta_pp=-3.0 if e.case.features[stable] > middle else 1.0)
-        for e in examples
-    ]
+    return [with_delta(e, -3.0 if e.case.features[stable] > middle else 1.0) for e in examples]
 
 
 def test_skill_is_a_better_brier_score_than_the_base_rate() -> None:
@@ -76,9 +73,7 @@ def test_to_know_headroom_is_no_skill() -> None:
     )
     gains = with_headroom(examples)
     harmed = {id(e) for i, e in enumerate(gains) if i % 4 == 0}
-    mixed = [
-        dataclasses.replace(e, accuracy_delta_pp=-3.0 if id(e) in harmed else 1.0) for e in examples
-    ]
+    mixed = [with_delta(e, -3.0 if id(e) in harmed else 1.0) for e in examples]
     assert len(gains) == len(examples) / 2
     told = no_skill(Refits(Learned(columns=("log_headroom",)), mixed))
     assert "better than the base rate" in str(told)
@@ -148,10 +143,7 @@ def test_a_prediction_surely_worse_than_their_share_is_no_answer() -> None:
 def test_what_tells_models_apart_is_not_held_to_one_answer() -> None:
     names = [f"f{i}" for i in range(10)]
     examples = with_headroom(make_examples(make_corpus(np.random.default_rng(0), families=names)))
-    mixed = [
-        dataclasses.replace(e, accuracy_delta_pp=-3.0 if i % 8 == 0 else 1.0)
-        for i, e in enumerate(examples)
-    ]
+    mixed = [with_delta(e, -3.0 if i % 8 == 0 else 1.0) for i, e in enumerate(examples)]
     knows = right_where(mixed, [True] * len(mixed))
     assert (no_skill(knows), only_verdict(knows)) == (None, None)
     base = Refits(BASELINES["majority"], mixed)
