@@ -112,16 +112,15 @@ def describe(chosen: Refits, *, verdicts: bool) -> str:
         for name in ("time_saved_pct", "measured_saved_pct")
     )
     right = f"{_answered_rightly(told, examples)}, " if verdicts else ""
-    alike = ""
+    benefited = f", {100 * benefit_shares(examples).mean():.0f} % with a benefit; "
     if verdicts and only_verdict(chosen) and (share := _share_of_benefits(chosen)):
         low, mean, high = (round(100 * s) for s in (share.low, share.value, share.high))
-        alike = f"{mean} % of those with headroom benefited ({low} to {high}), "
+        benefited = f"; {mean} % of those with headroom benefited ({low} to {high}), "
     lengths = {e.case.epochs for e in examples}
     over = f", over {min(lengths)} epochs" if len(lengths) == 1 else ""
-    benefited = f", {100 * benefit_shares(examples).mean():.0f} % with a benefit"
     return (
         f"{len(examples)} paired full runs of {len({e.model for e in examples})} models in "
-        f"{len(families(examples))} families{over}{benefited}; {alike}families held out: {right}"
+        f"{len(families(examples))} families{over}{benefited}families held out: {right}"
         f"mean error of time saved {measured:.1f} points, {by_curve:.1f} by the throughput curve"
     )
 
