@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from stability_probe import device, throughput
 from stability_probe.errors import MissingError
@@ -218,3 +219,34 @@ def test_two_runs_begun_at_once_choose_one_format(
         begun = [pool.submit(choose_memory_format, config, data, tmp_path) for _ in range(2)]
         chosen = {future.result().memory_format for future in begun}
     assert chosen == {"channels_last"}
+
+
+class Forgetful(nn.Module):
+    """Sets itself up anew, for 0.4 s, whenever the size of the batch has changed, and
+    takes 0.2 s for any step: one alone fills a timing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(192, 3)
+        self.size = 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if len(images) != self.size:
+            time.sleep(0.4)
+        self.size = len(images)
+        time.sleep(0.2)
+        logits: torch.Tensor = self.net(images.flatten(1)[:, :192])
+        return logits
+
+
+def forgetful() -> Forgetful:
+    return Forgetful()
+
+
+def test_what_is_set_up_anew_at_a_change_of_size_is_off_the_clock() -> None:
+    curve = measure_throughput(
+        with_fields(model="tests.test_throughput:forgetful"), blobs(), [16, 32], CHOICE
+    )
+    # A step of 0.2 s, not of 0.6.
+    assert [16 / p.samples_per_s for p in curve.points[:1]] == [pytest.approx(0.2, abs=0.1)]
+    assert [32 / p.samples_per_s for p in curve.points[1:]] == [pytest.approx(0.2, abs=0.1)]
