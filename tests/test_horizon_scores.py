@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss
 
+from predictor import horizon_scores
 from predictor.candidates import BASELINES, CANDIDATES
 from predictor.corpus import CorpusRow, format_corpus
 from predictor.decide import decide, too_little_headroom
@@ -167,3 +168,16 @@ def test_lengths_lie_beyond_the_window_and_end_with_the_longest_run(rows: list[C
     ahead = [dataclasses.replace(row, lr_schedule="cosine") for row in rows]
     assert score_horizons(ahead, BASELINES["majority"]) == ()
     assert score_horizons([], CHOICE) == ()
+
+
+def test_whether_a_corpus_bears_out_verdicts_is_asked_without_the_family(
+    rows: list[CorpusRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[set[str]]] = {"no_skill": [], "only_verdict": []}
+    for name, families in seen.items():
+        monkeypatch.setattr(
+            horizon_scores, name, lambda refits, kept=families: kept.append({*refits.family})
+        )
+    verdicts(Refits(CHOICE, make_examples(rows)))
+    for asked in seen.values():
+        assert [{*NAMES} - families for families in asked] == [{n} for n in sorted(NAMES)]
