@@ -79,9 +79,13 @@ def test_a_row_of_the_corpus_is_nearest_to_itself() -> None:
     c = probed()
     window = [
         dataclasses.replace(
-            e, loss=row.profile_losses[i], grad_norm=row.profile_grad_norms[i], noise=None
+            c.windows[0][0],
+            epoch=i + 1,
+            loss=row.profile_losses[i],
+            grad_norm=row.profile_grad_norms[i],
+            noise=None,
         )
-        for i, e in enumerate(c.windows[0])
+        for i in range(row.window_epochs)
     ]
     same = dataclasses.replace(
         c, seeds=(0,), windows=(tuple(window),), metrics=c.metrics[:1], curve=row.curve,
