@@ -9,6 +9,7 @@ import numpy as np
 
 from predictor.examples import families
 from predictor.held_out import Refits
+from predictor.scores import squared_error
 
 SUBSETS = 5
 """Random choices of families for each family held out."""
@@ -57,7 +58,7 @@ def _point(refits: Refits, names: Sequence[str], count: int) -> LearningPoint:
             )
             errors.append(
                 (
-                    np.mean(truth[:, 0] * (p - 1) ** 2 + (1 - truth[:, 0]) * p**2),
+                    np.mean(squared_error(p, truth[:, 0])),
                     np.mean(np.abs(saved - truth[:, 1])),
                     np.mean(np.abs(delta - truth[:, 2])),
                 )

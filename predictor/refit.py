@@ -14,7 +14,7 @@ from predictor.examples import Example, families, make_examples, usable
 from predictor.held_out import Refits, intervals
 from predictor.horizon import rows_for
 from predictor.physical import CHOSEN, Estimates
-from predictor.scores import HeldOutCase
+from predictor.scores import HeldOutCase, squared_error
 from predictor.skill import brier, no_skill, only_verdict, outcomes_of
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 
@@ -75,7 +75,7 @@ def refit(
         shipped=_skill(known),
         together=_skill([*known, *mine]),
         own=tuple(cases),
-        own_brier=_mean([_squared_error(c) for c in cases]),
+        own_brier=_mean([squared_error(c.probability_of_benefit, c.benefit_share) for c in cases]),
         own_time_saved_mae=_mean(
             [abs(c.time_saved_told_pct - c.measured_saved_pct) for c in cases]
         ),
@@ -97,11 +97,6 @@ def _told(
 
 def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
-
-
-def _squared_error(case: HeldOutCase) -> float:
-    p, share = case.probability_of_benefit, case.benefit_share
-    return share * (p - 1) ** 2 + (1 - share) * p**2
 
 
 def _inside(case: HeldOutCase) -> bool:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from predictor.corpus import corpus_path
 from stability_probe.errors import MissingError
 from stability_probe.limits import Limits
 from stability_probe.plain import from_plain
 from stability_probe.store import read_json
+
+
+def squared_error(p: Any, share: Any) -> Any:
+    """Expected (p − y)² of a probability, where a share of the outcomes y is 1 and the rest 0;
+    numbers or arrays."""
+    return share * (p - 1) ** 2 + (1 - share) * p**2
 
 
 @dataclass(frozen=True, kw_only=True)

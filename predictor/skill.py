@@ -14,7 +14,7 @@ from predictor.decide import ADAPT_PROBABILITY, KEEP_PROBABILITY, too_little_hea
 from predictor.examples import Example, families
 from predictor.held_out import Refits
 from predictor.physical import Estimates
-from predictor.scores import Score
+from predictor.scores import Score, squared_error
 
 FEWEST_ALIKE = math.ceil(math.log(0.05) / math.log(ADAPT_PROBABILITY))
 """Families that are all alike bound the share of others by a verdict's probability, with 95 %
@@ -28,9 +28,10 @@ def brier(told: Estimates, examples: Sequence[Example]) -> float:
 
 def squared_errors(told: Estimates, examples: Sequence[Example]) -> NDArray[np.float64]:
     """Of the probability of benefit, one an example: the mean over the run's last epochs, had it
-    stopped there. With a share s of benefits that is s (p − 1)² + (1 − s) p²."""
-    p, s = told.probability_of_benefit, benefit_shares(examples)
-    errors: NDArray[np.float64] = s * (p - 1) ** 2 + (1 - s) * p**2
+    stopped there."""
+    errors: NDArray[np.float64] = squared_error(
+        told.probability_of_benefit, benefit_shares(examples)
+    )
     return errors
 
 

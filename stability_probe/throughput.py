@@ -199,8 +199,8 @@ def _time_step(state: TrainState, data: Dataset, config: RunConfig, size: int) -
 
     All but the first run without a wait between them, as in training: the next step is launched
     while the device still computes. One step goes before them off the clock: sizes take turns, and
-    what a library keeps of each (oneDNN 1,024 compiled operations, which DenseNet-121 exceeds at
-    five sizes) may be gone by then, as it never is in training.
+    the first step after a change may be slow (of DenseNet-121 on a CPU it is; likely since oneDNN
+    keeps so many compiled operations and no more), as in training it is once an epoch at most.
     """
     _steps(state, data, config, size, 1)
     first = _steps(state, data, config, size, 1)
