@@ -35,6 +35,7 @@ from stability_probe.options import (
     PATTERN,
     PLOT,
     POLICY,
+    RATE,
     REPORT_OUT,
     REPORTED,
     ROOT,
@@ -654,7 +655,7 @@ def fit(**options: Any) -> None:
     )
 
 
-@probe.command(params=[CORPUS_IN, HORIZON, *LIMITS, *EVALUATION_PLOTS, *COMMON])
+@probe.command(params=[CORPUS_IN, HORIZON, RATE, *LIMITS, *EVALUATION_PLOTS, *COMMON])
 def evaluate(**options: Any) -> None:
     """Score the predictor on its corpus, families held out."""
     from predictor import scores_summary
@@ -665,7 +666,9 @@ def evaluate(**options: Any) -> None:
     path, limits = options["corpus"], make_limits(options)
     with watching(options) as progress:
         rows = load_corpus(Path(path) if path else None)
-        evaluation = evaluate(rows, progress, limits, options["epochs"])
+        evaluation = evaluate(
+            rows, progress, limits, epochs=options["epochs"], lr_schedule=options["lr_schedule"]
+        )
     if options["figures"]:
         from predictor.plots import write_evaluation_plots
 

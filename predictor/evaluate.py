@@ -25,11 +25,11 @@ from predictor.examples import (
     usable,
 )
 from predictor.held_out import Refits, nested_intervals
-from predictor.horizon import rows_for
 from predictor.horizon_scores import score_horizons
 from predictor.learning import LearningPoint, learning_curve
 from predictor.outcomes import Arm, ModelOutcome, compare_arms, model_outcomes, rank_by_headroom
 from predictor.physical import CHOSEN, INTERVAL_LEVEL, Estimates, Intervals
+from predictor.recipe import Recipe, recipe_of, rows_like
 from predictor.scores import HeldOutCase, HorizonScores, Score
 from predictor.skill import (
     benefit_shares,
@@ -108,6 +108,8 @@ class Evaluation:
 
     limits: Limits
     """What was taken for a benefit."""
+    recipe: Recipe
+    """Of the rows."""
     num_rows: int
     num_models: int
     num_families: int
@@ -150,13 +152,17 @@ def evaluate(
     progress: Progress | None = None,
     limits: Limits = DEFAULT_LIMITS,
     epochs: int | None = None,
+    lr_schedule: str | None = None,
 ) -> Evaluation:
     """Every score of every candidate, for runs of so many epochs or as long as the rows are.
 
-    Nothing here chooses anything that is scored. Raises `MissingError` for a corpus of fewer than
-    three families: two others are needed where one is held out.
+    Of the commonest recipe among the rows, or among those of an `lr_schedule`. Nothing here chooses
+    anything that is scored. Raises `MissingError` for fewer than three families: two others are
+    needed where one is held out.
     """
-    rows = rows_for(rows, epochs)
+    if lr_schedule is not None:
+        rows = [row for row in rows if row.lr_schedule == lr_schedule]
+    rows = rows_like(rows, None, epochs)
     kept = usable(rows)
     # What a schedule does to a model that it trains; that it diverged is in the examples.
     trained = [r for r in kept if finished(r)]
@@ -164,7 +170,9 @@ def evaluate(
     if len(families(examples)) < 3:
         raise MissingError(
             "the corpus holds fewer than three families with runs of DEBA in its reading "
-            f"{CORPUS_READING['reading']}; it cannot be scored"
+            f"{CORPUS_READING['reading']}"
+            + (f" at a {lr_schedule} learning rate" if lr_schedule else "")
+            + "; it cannot be scored"
         )
     drawn = bootstrap.weights([e.family for e in examples])
     measured = outcomes_of(examples, "measured_saved_pct")
@@ -189,6 +197,7 @@ def evaluate(
     ]
     return Evaluation(
         limits=limits,
+        recipe=recipe_of(vars(kept[0])),
         num_rows=len(kept),
         num_models=len({r.model for r in kept}),
         num_families=len(picks),

@@ -17,7 +17,7 @@ from typing import Any
 
 from predictor.corpus import CORPUS_READING, corpus_path, known_paths, load_rows
 from predictor.features import FEATURES, Case
-from predictor.horizon import REACH, rows_for
+from predictor.horizon import REACH
 from predictor.known_models import KnownModel, known_models
 from predictor.larger import LargerBatch, larger_batch
 from predictor.physical import (
@@ -28,7 +28,7 @@ from predictor.physical import (
     Paths,
     intervals_around,
 )
-from predictor.recipe import KnownRecipe, Recipe, known_recipes
+from predictor.recipe import KnownRecipe, Recipe, known_recipes, recipe_of, rows_like, rows_of
 from stability_probe.errors import MissingError, RunError
 from stability_probe.folders import cache_home
 from stability_probe.limits import DEFAULT_LIMITS, Limits
@@ -36,7 +36,7 @@ from stability_probe.records import MeanStd
 from stability_probe.sealed import seal, unseal
 from stability_probe.store import write_text
 
-_FORMAT = 9
+_FORMAT = 10
 """Of the stored numbers and of how they are computed: raised when either changes."""
 
 
@@ -48,6 +48,8 @@ class FittedPredictor:
     """Of the rows, the limits and the formulas that were applied to them."""
     limits: Limits
     """What was taken for a benefit."""
+    recipe: Recipe
+    """Of the runs that it was made of."""
     run_epochs: tuple[int, int]
     """Length of the shortest run that it was made of, and of the longest."""
     harm_rate: float
@@ -60,6 +62,7 @@ class FittedPredictor:
     """Smallest value of each of `FEATURES` in the rows; nan where none is defined."""
     feature_high: tuple[float, ...]
     recipes: tuple[KnownRecipe, ...]
+    """All of the corpus."""
     updates_per_epoch: tuple[float, float]
     """Smallest and largest of the rows."""
     no_skill: str | None
@@ -73,10 +76,12 @@ class FittedPredictor:
     models: tuple[KnownModel, ...]
     """What it measured, model by model."""
 
-    def is_for(self, epochs: int) -> bool:
-        """Whether another length of run would leave its rows as they are; see `rows_for`."""
+    def is_for(self, recipe: Recipe | None, epochs: int | None) -> bool:
+        """Whether runs asked about would leave its rows as they are; see `rows_like`."""
+        if recipe != self.recipe and recipe in {known.recipe for known in self.recipes}:
+            return False
         shortest, longest = self.run_epochs
-        return longest <= epochs <= REACH * shortest or epochs > REACH * longest
+        return epochs is None or longest <= epochs <= REACH * shortest or epochs > REACH * longest
 
     def estimates(self, cases: Sequence[Case]) -> Estimates:
         """One a case, by the chosen candidate."""
@@ -97,27 +102,35 @@ class FittedPredictor:
 
 
 def fitted_predictor(
-    corpus: Path | None = None, limits: Limits = DEFAULT_LIMITS, epochs: int | None = None
+    corpus: Path | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    recipe: Recipe | None = None,
+    epochs: int | None = None,
 ) -> FittedPredictor:
     """Of `corpus`, else of the shipped and the user's rows: stored if it was made before.
 
-    It is made for runs of so many `epochs`, or of all rows as they are. Raises `MissingError` for
-    an unusable corpus.
+    It is made for runs of a `recipe`, else of the commonest, and of so many `epochs`, else of as
+    many as the rows have. Raises `MissingError` for an unusable corpus.
     """
     paths = [corpus] if corpus else known_paths()
-    whole = _stored_or_made(paths, limits, None)
-    if epochs is None or whole.is_for(epochs):
+    whole = _stored_or_made(paths, limits, None, None)
+    if whole.is_for(recipe, epochs):
         return whole
-    return _stored_or_made(paths, limits, epochs)
+    if recipe not in {known.recipe for known in whole.recipes}:
+        recipe = None
+    return _stored_or_made(paths, limits, recipe, epochs)
 
 
-def _stored_or_made(paths: Sequence[Path], limits: Limits, epochs: int | None) -> FittedPredictor:
-    key = _key(paths, limits, epochs)
+def _stored_or_made(
+    paths: Sequence[Path], limits: Limits, recipe: Recipe | None, epochs: int | None
+) -> FittedPredictor:
+    key = _key(paths, limits, recipe, epochs)
     for stored in (corpus_path().with_name("fitted.json"), _cache_path(key)):
         fitted = _read(stored)
         if fitted is not None and fitted.key == key:
             return fitted
-    fitted = fit_predictor(paths, limits, epochs)
+    fitted = fit_predictor(paths, limits, recipe=recipe, epochs=epochs)
     # A cache that cannot be written costs time, nothing else.
     with contextlib.suppress(OSError, RunError):
         _cache_path(key).parent.mkdir(parents=True, exist_ok=True)
@@ -131,9 +144,13 @@ def fit_known(limits: Limits = DEFAULT_LIMITS) -> FittedPredictor:
 
 
 def fit_predictor(
-    paths: Sequence[Path], limits: Limits = DEFAULT_LIMITS, epochs: int | None = None
+    paths: Sequence[Path],
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    recipe: Recipe | None = None,
+    epochs: int | None = None,
 ) -> FittedPredictor:
-    """Fit on the rows of these files, for runs of so many epochs; see `rows_for`.
+    """Fit on the rows of these files, for runs of a recipe and of so many epochs; see `rows_like`.
 
     Raises `MissingError` when none is usable.
     """
@@ -144,9 +161,9 @@ def fit_predictor(
     from predictor.skill import describe, no_skill, only_verdict
 
     loaded = load_rows(paths)
-    whole = usable(loaded)
+    speaking = rows_like(loaded, recipe, epochs)
     # Which runs have learned, or diverged, by then is asked of the runs as they were by then.
-    rows = usable(rows_for(loaded, epochs)) or whole
+    rows = usable(speaking) or rows_of(usable(loaded), recipe)
     if not rows:
         raise MissingError(
             "the corpus holds no finished pair of runs of DEBA in its reading "
@@ -161,8 +178,9 @@ def fit_predictor(
     low, high = feature_range([e.case for e in examples])
     updates = [e.case.updates_per_epoch for e in examples]
     return FittedPredictor(
-        key=_key(paths, limits, epochs),
+        key=_key(paths, limits, recipe, epochs),
         limits=limits,
+        recipe=recipe_of(vars(rows[0])),
         run_epochs=(min(r.epochs for r in rows), max(r.epochs for r in rows)),
         harm_rate=model.harm_rate,
         mean_delta_pp=model.mean_delta_pp,
@@ -170,12 +188,12 @@ def fit_predictor(
         accuracy_delta_half_width=widths["accuracy_delta_pp"],
         feature_low=tuple(low.tolist()),
         feature_high=tuple(high.tolist()),
-        recipes=known_recipes(whole),
+        recipes=known_recipes(usable(loaded)),
         updates_per_epoch=(min(updates), max(updates)),
         no_skill=without_skill,
         only_verdict=only_verdict(refits),
-        basis=describe(refits, verdicts=without_skill is None),
-        larger=larger_batch(rows_for(loaded, epochs), limits),
+        basis=describe(refits, recipe_of(vars(rows[0])), verdicts=without_skill is None),
+        larger=larger_batch(speaking, limits),
         models=known_models(rows, limits),
     )
 
@@ -204,6 +222,7 @@ def _read(path: Path) -> FittedPredictor | None:
             if len(values[name]) != len(FEATURES):
                 return None
         values["updates_per_epoch"] = tuple(values["updates_per_epoch"])
+        values["recipe"] = Recipe(**values["recipe"])
         values["run_epochs"] = tuple(values["run_epochs"])
         values["limits"] = Limits(**values["limits"])
         values["larger"] = None if values["larger"] is None else LargerBatch(**values["larger"])
@@ -227,8 +246,8 @@ def _read_model(values: dict[str, Any]) -> KnownModel:
     return KnownModel(recipe=recipe, accuracy_delta_pp=delta, **values)
 
 
-def _key(paths: Sequence[Path], limits: Limits, epochs: int | None) -> str:
-    formulas = f"{_FORMAT} {CHOSEN} {CORPUS_READING} {FEATURES} {limits} {epochs}"
+def _key(paths: Sequence[Path], limits: Limits, recipe: Recipe | None, epochs: int | None) -> str:
+    formulas = f"{_FORMAT} {CHOSEN} {CORPUS_READING} {FEATURES} {limits} {recipe} {epochs}"
     digest = hashlib.sha256(formulas.encode())
     for path in paths:
         try:

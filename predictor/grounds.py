@@ -17,8 +17,8 @@ from predictor.decide import FEATURE_WORDS, outside
 from predictor.examples import case_of, usable
 from predictor.features import FEATURES, Case, make_cases, replayed_time_saved_pct
 from predictor.fitted import FittedPredictor, fitted_predictor
-from predictor.horizon import rows_for
 from predictor.physical import rehearsals
+from predictor.recipe import recipe_of, rows_like
 from stability_probe import metrics
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.records import Characterization, MeanStd
@@ -93,10 +93,10 @@ def make_grounds(c: Characterization, limits: Limits = DEFAULT_LIMITS) -> Ground
 
     Raises `MissingError` for an unusable corpus.
     """
-    epochs = c.config["epochs"]
-    fitted, cases = fitted_predictor(limits=limits, epochs=epochs), make_cases(c)
+    recipe, epochs = recipe_of(c.config), c.config["epochs"]
+    fitted, cases = fitted_predictor(limits=limits, recipe=recipe, epochs=epochs), make_cases(c)
     told = fitted.estimates(cases)
-    rows = usable(rows_for(load_rows(known_paths()), epochs))
+    rows = usable(rows_like(load_rows(known_paths()), recipe, epochs))
     return Grounds(
         fitted=fitted,
         rehearsed=tuple(_rehearse(s, case, limits) for s, case in zip(c.seeds, cases, strict=True)),

@@ -15,7 +15,7 @@ from predictor.decide import (
 from predictor.features import make_cases
 from predictor.fitted import fitted_predictor
 from predictor.known_models import measured_before
-from predictor.recipe import unlike_recipes
+from predictor.recipe import recipe_of, unlike_recipes
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.records import Characterization, Prediction
 
@@ -27,7 +27,7 @@ def predict(
 
     Raises `MissingError` for an unusable corpus.
     """
-    fitted = fitted_predictor(corpus, limits, c.config["epochs"])
+    fitted = fitted_predictor(corpus, limits, recipe=recipe_of(c.config), epochs=c.config["epochs"])
     cases = make_cases(c)
     told = fitted.estimates(cases)
     nothing = next(filter(None, map(stuck, cases)), None)

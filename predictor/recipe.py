@@ -7,12 +7,14 @@ throughput curve measures, and no run has shown that the other matters here.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from predictor.corpus import CorpusRow
-from predictor.horizon import REACH
+from predictor.examples import usable
+from predictor.horizon import REACH, rows_for
 
 MARGIN = 4.0
 """Factor by which a rate, or the updates of an epoch, may lie outside those of the corpus."""
@@ -66,6 +68,26 @@ def known_recipes(rows: Iterable[CorpusRow]) -> tuple[KnownRecipe, ...]:
     )
 
 
+def rows_like(
+    rows: Sequence[CorpusRow], recipe: Recipe | None, epochs: int | None
+) -> list[CorpusRow]:
+    """What rows say of runs of this recipe, and of so many epochs; see `rows_of` and `rows_for`."""
+    return rows_for(rows_of(rows, recipe), epochs)
+
+
+def rows_of(rows: Sequence[CorpusRow], recipe: Recipe | None) -> list[CorpusRow]:
+    """Rows of a recipe; where none of it is usable, or for None, those of the commonest.
+
+    Rows of two recipes are never pooled: what came of the one is no evidence for the other.
+    """
+    counts = Counter(recipe_of(vars(row)) for row in usable(rows))
+    if not counts:
+        return list(rows)
+    if recipe not in counts:
+        recipe = max(counts, key=lambda r: (counts[r], dataclasses.astuple(r)))
+    return [row for row in rows if recipe_of(vars(row)) == recipe]
+
+
 def unlike_recipes(config: Mapping[str, Any], known: Sequence[KnownRecipe]) -> str | None:
     """Why no known recipe speaks for a run's `config`, None where one does."""
     own = recipe_of(config)
@@ -76,8 +98,8 @@ def unlike_recipes(config: Mapping[str, Any], known: Sequence[KnownRecipe]) -> s
             )
     for name in _NAMES:
         if getattr(own, name) not in {getattr(like.recipe, name) for like in known}:
-            return f"the corpus holds no run with {_words(own, name)}"
-    together = ", ".join(_words(own, name) for name in _NAMES)
+            return f"the corpus holds no run with {words_of(own, name)}"
+    together = ", ".join(words_of(own, name) for name in _NAMES)
     return f"the corpus holds no run with all of this at once: {together}"
 
 
@@ -100,7 +122,8 @@ def _outside(value: float, what: str, flags: str, low: float, high: float) -> st
     return f"its {what} is {value:g}, and the corpus speaks for {low:g} to {high:g}; see {flags}"
 
 
-def _words(recipe: Recipe, name: str) -> str:
+def words_of(recipe: Recipe, name: str) -> str:
+    """One field of a recipe, for a person."""
     value = getattr(recipe, name)
     match name:
         case "lr_schedule":

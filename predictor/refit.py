@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,8 +13,8 @@ from predictor.corpus import CorpusRow, not_among
 from predictor.evaluate import held_out_cases
 from predictor.examples import Example, families, make_examples, usable
 from predictor.held_out import Refits, intervals
-from predictor.horizon import rows_for
 from predictor.physical import CHOSEN, Estimates
+from predictor.recipe import Recipe, recipe_of, rows_like, rows_of
 from predictor.scores import HeldOutCase, squared_error
 from predictor.skill import brier, no_skill, only_verdict, outcomes_of
 from stability_probe.limits import DEFAULT_LIMITS, Limits
@@ -60,20 +61,25 @@ def refit(
     """Score the user's rows by the shipped ones, then both together with families held out.
 
     Own rows count when they are of DEBA, as the corpus reads it, and not among the shipped ones.
-    Each is told by the shipped rows cut to its own length, as a prediction is.
+    Each is told by the shipped rows of its recipe, cut to its own length, as a prediction is. What
+    both say together is asked of the shipped corpus's commonest recipe.
     """
     kept = usable(not_among(shipped, own))
-    known, mine = (make_examples(rows, limits) for rows in (usable(shipped), kept))
+    known = usable(rows_of(shipped, None))
+    together = rows_of([*known, *kept], recipe_of(vars(known[0])))
+    alike: dict[tuple[int, Recipe], list[CorpusRow]] = {}
+    for row in kept:
+        alike.setdefault((row.epochs, recipe_of(vars(row))), []).append(row)
     cases = [
         case
-        for epochs in sorted({row.epochs for row in kept})
-        for case in _told(shipped, [row for row in kept if row.epochs == epochs], limits)
+        for key in sorted(alike, key=lambda key: (key[0], dataclasses.astuple(key[1])))
+        for case in _told(shipped, alike[key], limits)
     ]
     return Refit(
         chosen=CHOSEN,
         limits=limits,
-        shipped=_skill(known),
-        together=_skill([*known, *mine]),
+        shipped=_skill(make_examples(known, limits)),
+        together=_skill(make_examples(together, limits)),
         own=tuple(cases),
         own_brier=_mean([squared_error(c.probability_of_benefit, c.benefit_share) for c in cases]),
         own_time_saved_mae=_mean(
@@ -86,8 +92,8 @@ def refit(
 def _told(
     shipped: Sequence[CorpusRow], own: Sequence[CorpusRow], limits: Limits
 ) -> tuple[HeldOutCase, ...]:
-    """The user's rows of one length, by the shipped ones alone."""
-    rows = usable(rows_for(shipped, own[0].epochs))
+    """The user's rows of one recipe and length, by the shipped ones alone."""
+    rows = usable(rows_like(shipped, recipe_of(vars(own[0])), own[0].epochs))
     known, mine = (make_examples(some, limits) for some in (rows, own))
     refits = Refits(CANDIDATES[CHOSEN], known, [e.case for e in mine])
     at = np.arange(len(known), len(known) + len(mine))

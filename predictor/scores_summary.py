@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from predictor.evaluate import CandidateScores, Evaluation
+from predictor.recipe import words_of
 from predictor.refit import Refit, Skill
 from predictor.scores import Score
 from predictor.stability_scores import WINDOWS, ScoreFormula
@@ -37,6 +38,7 @@ def evaluation_tables(e: Evaluation) -> Group:
         counts += f"; {e.num_stuck} more learned nothing and are left out"
     head = (
         f"{e.num_rows} rows, {e.num_models} models, {e.num_families} families: {counts}\n"
+        f"runs with {words_of(e.recipe, 'optimizer')} and {words_of(e.recipe, 'lr_schedule')}\n"
         f"a benefit: {e.limits.words}\n"
         "families held out; [ ] 90 % bootstrap interval over families"
     )

@@ -14,6 +14,7 @@ from predictor.decide import ADAPT_PROBABILITY, KEEP_PROBABILITY, too_little_hea
 from predictor.examples import Example, families
 from predictor.held_out import Refits
 from predictor.physical import Estimates
+from predictor.recipe import Recipe, words_of
 from predictor.scores import Score, squared_error
 
 FEWEST_ALIKE = math.ceil(math.log(0.05) / math.log(ADAPT_PROBABILITY))
@@ -101,8 +102,8 @@ def _beside_base_rate(chosen: Refits) -> tuple[float, float, Score]:
     return float(mine.mean()), float(base.mean()), better
 
 
-def describe(chosen: Refits, *, verdicts: bool) -> str:
-    """What a prediction rests on, in a sentence for every prediction to carry.
+def describe(chosen: Refits, recipe: Recipe, *, verdicts: bool) -> str:
+    """What a prediction rests on, runs of this recipe, in a sentence for every one to carry.
 
     How often it answered rightly is told where verdicts are given: else none of the answers is.
     """
@@ -118,7 +119,8 @@ def describe(chosen: Refits, *, verdicts: bool) -> str:
         low, mean, high = (round(100 * s) for s in (share.low, share.value, share.high))
         benefited = f"; {mean} % of those with headroom benefited ({low} to {high}), "
     lengths = {e.case.epochs for e in examples}
-    over = f", over {min(lengths)} epochs" if len(lengths) == 1 else ""
+    over = f" over {min(lengths)} epochs" if len(lengths) == 1 else ""
+    over = f",{over} at {words_of(recipe, 'lr_schedule')}"
     return (
         f"{len(examples)} paired full runs of {len({e.model for e in examples})} models in "
         f"{len(families(examples))} families{over}{benefited}families held out: {right}"

@@ -218,6 +218,11 @@ HORIZON = click.Option(
     type=click.IntRange(min=1),
     help="Score for runs of so many epochs; as long as the rows are if unset.",
 )
+RATE = click.Option(
+    ["--lr-schedule"],
+    type=click.Choice(CHOICES["lr_schedule"]),
+    help="Score runs whose learning rate goes so over the epochs; the commonest if unset.",
+)
 KNOWN_ROWS = click.Option(
     ["--corpus", "known"],
     type=click.Path(dir_okay=False),

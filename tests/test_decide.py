@@ -27,7 +27,7 @@ from predictor.features import FEATURES, Case, make_cases
 from predictor.fitted import FittedPredictor, fitted_predictor
 from predictor.held_out import Refits, intervals
 from predictor.physical import CHOSEN, INTERVAL_LEVEL, Estimates, Intervals
-from predictor.recipe import MARGIN
+from predictor.recipe import MARGIN, recipe_of
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.records import Characterization, Prediction
 from tests.factories import make_curve
@@ -45,6 +45,7 @@ from tests.predictor_factories import (
 FITTED = FittedPredictor(
     key="",
     limits=DEFAULT_LIMITS,
+    recipe=recipe_of(make_characterization().config),
     run_epochs=(60, 60),
     harm_rate=0.2,
     mean_delta_pp=0.1,
@@ -363,8 +364,8 @@ def test_a_prediction_follows_the_headroom(corpus: Any, monkeypatch: pytest.Monk
     # Whether real rows give skill is a matter of the corpus, not of the decision.
     monkeypatch.setattr(
         "predictor.prediction.fitted_predictor",
-        lambda path, limits, epochs: dataclasses.replace(
-            fitted_predictor(path, limits, epochs), no_skill=None, harm_rate=0.1
+        lambda *args, **asked: dataclasses.replace(
+            fitted_predictor(*args, **asked), no_skill=None, harm_rate=0.1
         ),
     )
     prediction = predict(gains(), corpus)

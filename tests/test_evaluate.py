@@ -332,14 +332,31 @@ def test_the_learning_curve_ends_at_all_other_families(
     assert one.time_saved_mae == pytest.approx(np.mean(errors), rel=0.25)
 
 
-def test_runs_of_another_length_are_scored_as_rows_cut_to_it(
-    rows: list[CorpusRow], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture
+def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CANDIDATES", FEW)
     monkeypatch.setattr(module, "BASELINES", {"majority": BASELINES["majority"]})
     monkeypatch.setattr(module, "CONTRASTS", ())
     monkeypatch.setattr(module, "CHOSEN", "headroom")
     monkeypatch.setattr(stability_scores, "DRAWS", 10)
+
+
+@pytest.mark.usefixtures("few_candidates")
+def test_rates_are_scored_apart(rows: list[CorpusRow]) -> None:
+    cosine = [dataclasses.replace(row, lr_schedule="cosine") for row in rows[: len(rows) * 3 // 4]]
+    both = [*cosine, *rows]
+    assert evaluate(both) == evaluate(both, lr_schedule="fixed") == evaluate(rows)
+    got = evaluate(both, lr_schedule="cosine")
+    assert got == evaluate(cosine)
+    assert (got.recipe.lr_schedule, got.horizons) == ("cosine", ())
+    with pytest.raises(MissingError, match=r"eager at a step learning rate; it cannot be scored"):
+        evaluate(both, lr_schedule="step")
+
+
+@pytest.mark.usefixtures("few_candidates")
+def test_runs_of_another_length_are_scored_as_rows_cut_to_it(
+    rows: list[CorpusRow], tmp_path: Path
+) -> None:
     got = evaluate(rows, epochs=3)
     assert got == evaluate([first_epochs(row, 3) for row in rows])
     assert {len(row.path) for row in make_examples(rows_for(usable(rows), 3))} == {3}

@@ -17,6 +17,7 @@ from predictor.corpus import CorpusRow, format_corpus, make_row
 from predictor.examples import make_examples, usable
 from predictor.fitted import FittedPredictor, fit_predictor, fitted_predictor
 from predictor.horizon import _BLIND_TO_THE_END, first_epochs, rows_for
+from predictor.recipe import recipe_of
 from stability_probe import metrics
 from stability_probe.config import RunConfig
 from stability_probe.loop import train
@@ -161,12 +162,15 @@ def test_a_fit_is_kept_for_lengths_that_leave_its_rows_as_they_are(
         make_corpus_row(epochs=n, lr_schedule="cosine" if cosine else "fixed", seed=i)
         for i, (n, cosine) in enumerate(kinds)
     ]
+    recipe = recipe_of(vars(rows[0]))
     fitted = object.__new__(FittedPredictor)
+    object.__setattr__(fitted, "recipe", recipe)
+    object.__setattr__(fitted, "recipes", ())
     object.__setattr__(fitted, "run_epochs", (min(kinds)[0], max(kinds)[0]))
-    if fitted.is_for(epochs):
+    if fitted.is_for(recipe, epochs):
         assert rows_for(rows, epochs) == rows
     if not any(cosine for _, cosine in kinds):
-        assert fitted.is_for(epochs) == (rows_for(rows, epochs) == rows)
+        assert fitted.is_for(recipe, epochs) == (rows_for(rows, epochs) == rows)
 
 
 @pytest.fixture
@@ -226,6 +230,36 @@ def test_a_prediction_asks_for_its_own_length(late_harm: list[CorpusRow], tmp_pa
     assert far.reason == (
         "its number of epochs is 9, and the corpus speaks for 2 to 8; see --epochs"
     )
+
+
+def test_a_prediction_is_made_of_runs_of_its_own_recipe(
+    late_harm: list[CorpusRow], tmp_path: Path
+) -> None:
+    """The same models at a cosine rate, where nothing is lost: each is told its own."""
+    half = late_harm[: len(late_harm) // 2]
+    cosine = [
+        dataclasses.replace(row, lr_schedule="cosine", adaptive_accuracies=row.fixed_accuracies)
+        for row in half
+    ]
+    path = tmp_path / "corpus.csv"
+    path.write_text(format_corpus([*cosine, *late_harm]))
+    told = {
+        name: predict(make_characterization(config={"epochs": 4, "lr_schedule": name}), path)
+        for name in ("fixed", "cosine", "step")
+    }
+    assert {name: p.accuracy_delta_pp for name, p in told.items()} == {
+        "fixed": pytest.approx(-2.0),
+        "cosine": pytest.approx(0.0),
+        "step": pytest.approx(-2.0),  # a number of the commonest, and no verdict
+    }
+    for name, rows in (("fixed", late_harm), ("cosine", cosine)):
+        assert f"{len(rows)} paired full runs" in told[name].basis
+        assert f"over 4 epochs at a {name} learning rate" in told[name].basis
+    assert told["step"].reason == "the corpus holds no run with a step learning rate"
+    # As if the others were not there.
+    path.write_text(format_corpus(cosine))
+    alone = predict(make_characterization(config={"epochs": 4, "lr_schedule": "cosine"}), path)
+    assert told["cosine"] == alone
 
 
 def test_what_counts_is_asked_of_the_runs_as_they_were_by_then(

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from predictor.recipe import MARGIN, known_recipes, recipe_of, unlike_recipes
+from predictor.corpus import CorpusRow
+from predictor.recipe import MARGIN, known_recipes, recipe_of, rows_like, rows_of, unlike_recipes
 from stability_probe.config import RunConfig
 from tests.predictor_factories import make_corpus_row
 
@@ -100,3 +101,43 @@ def test_every_field_of_a_recipe_is_one_of_a_run_and_of_a_row() -> None:
 
 def test_an_empty_corpus_speaks_for_nothing() -> None:
     assert unlike_recipes(RunConfig(model="m").to_dict(), ()) == "the corpus holds no run with sgd"
+
+
+FIXED = [make_corpus_row(seed=seed, epochs=8) for seed in range(3)]
+COSINE = [make_corpus_row(seed=seed, epochs=8, lr_schedule="cosine") for seed in range(2)]
+BUSY = [make_corpus_row(seed=seed, optimizer="adamw", curve_busy=True) for seed in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        (None, FIXED),
+        (FIXED[0], FIXED),
+        (COSINE[0], COSINE),
+        (BUSY[0], FIXED),  # no prediction counts any of them
+        (make_corpus_row(lr_schedule="step"), FIXED),
+    ],
+)
+def test_what_came_of_another_recipe_is_no_evidence(
+    asked: CorpusRow | None, kept: list[CorpusRow]
+) -> None:
+    recipe = asked and recipe_of(vars(asked))
+    rows = [*COSINE, *BUSY, *FIXED]
+    assert rows_of(rows, recipe) == kept
+    assert rows_of(rows[::-1], recipe) == kept[::-1]
+    assert [row.epochs for row in rows_like(rows, recipe, 4)] == [
+        8 if row.lr_schedule == "cosine" else 4 for row in kept
+    ]
+
+
+def test_rivals_are_of_the_recipe_of_the_rows_of_deba() -> None:
+    """However many of another there are."""
+    timed = [make_corpus_row(seed=s, scheduler="timed", scheduler_args="{}") for s in range(2)]
+    others = [dataclasses.replace(row, lr_schedule="cosine") for row in timed * 3]
+    assert rows_of([*others, *FIXED, *timed], None) == [*FIXED, *timed]
+    assert rows_of(others, None) == others
+
+
+def test_of_two_recipes_as_common_it_is_always_the_same() -> None:
+    rows = [*FIXED[:2], *COSINE]
+    assert rows_of(rows, None) == rows_of(rows[::-1], None)[::-1]

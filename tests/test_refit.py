@@ -87,6 +87,23 @@ def test_own_rows_are_told_by_runs_as_long(shipped: list[CorpusRow], own: list[C
     assert alone.own != refit(shipped, own[:2]).own
 
 
+def test_own_rows_are_told_by_runs_of_their_recipe(
+    shipped: list[CorpusRow], own: list[CorpusRow]
+) -> None:
+    def at_cosine(rows: list[CorpusRow]) -> list[CorpusRow]:
+        return [dataclasses.replace(row, lr_schedule="cosine") for row in rows]
+
+    harmless = [dataclasses.replace(r, adaptive_accuracies=r.fixed_accuracies) for r in shipped[:9]]
+    both = [*shipped, *at_cosine(harmless)]
+    got = refit(both, [*at_cosine(own), own[0]])
+    first, *others = got.own[::-1]
+    assert first == refit(shipped, own[:1]).own[0]
+    assert others[::-1] == list(refit(at_cosine(harmless), at_cosine(own)).own)
+    # Scored together with the shipped are those of the commonest recipe.
+    assert got.shipped == refit(shipped, []).shipped
+    assert got.together == refit(shipped, own[:1]).together
+
+
 def test_rows_of_another_reading_are_no_rows_of_it(shipped: list[CorpusRow]) -> None:
     timed = make_corpus_row(scheduler="timed", scheduler_args="{}")
     got = refit(shipped, [timed])

@@ -16,8 +16,11 @@ from predictor.examples import Example, make_examples, usable
 from predictor.features import FEATURES
 from predictor.held_out import Refits
 from predictor.physical import CHOSEN, Estimates
+from predictor.recipe import recipe_of
 from predictor.skill import FEWEST_ALIKE, brier, describe, no_skill, only_verdict
 from tests.predictor_factories import FAMILIES, make_corpus, make_corpus_row, outcome, with_delta
+
+RECIPE = recipe_of(vars(make_corpus_row()))
 
 
 def refits_of(*outcomes: tuple[str, float, float], candidate: Candidate) -> Refits:
@@ -123,7 +126,7 @@ def test_where_all_are_alike_their_share_is_an_answer(
     assert only_verdict(refits) == only
     assert (no_skill(refits) is None) == (only is not None)
     share = round(100 * (1 - harmed / families))
-    told = describe(refits, verdicts=True)
+    told = describe(refits, RECIPE, verdicts=True)
     assert (f"{share} % of those with headroom benefited" in told) == (only is not None)
 
 
@@ -185,24 +188,24 @@ def test_the_sentence_has_the_counts() -> None:
         candidate=BaseRate(),
     )
     # told of a: ⅔, of b: ⅔, of c: 1; so c alone is answered, half of it rightly
-    assert describe(refits, verdicts=True) == (
-        "4 paired full runs of 3 models in 3 families, over 4 epochs, 75 % with a benefit; "
-        "families held out: 2 of 4 answered, 0.50 of them rightly (always the commoner answer: "
-        "0.50), mean error of time saved 14.6 points, 14.6 by the throughput curve"
+    assert describe(refits, RECIPE, verdicts=True) == (
+        "4 paired full runs of 3 models in 3 families, over 4 epochs at a fixed learning rate, "
+        "75 % with a benefit; families held out: 2 of 4 answered, 0.50 of them rightly (always the "
+        "commoner answer: 0.50), mean error of time saved 14.6 points, 14.6 by the throughput curve"
     )
     case = dataclasses.replace(refits.examples[0].case, epochs=5)
     mixed = [dataclasses.replace(refits.examples[0], case=case), *refits.examples[1:]]
-    of_two_lengths = describe(Refits(BaseRate(), mixed), verdicts=False)
-    assert "in 3 families, 75 % with a benefit; families held out" in of_two_lengths
+    of_two = describe(Refits(BaseRate(), mixed), RECIPE, verdicts=False)
+    assert "3 families, at a fixed learning rate, 75 % with a benefit; families held" in of_two
     slower = [dataclasses.replace(e, measured_saved_pct=-500.0) for e in refits.examples]
-    by_curve = describe(Refits(BaseRate(), slower), verdicts=False).rsplit(" time saved ", 1)[1]
-    assert by_curve == "529.2 points, 14.6 by the throughput curve"
+    by_curve = describe(Refits(BaseRate(), slower), RECIPE, verdicts=False)
+    assert by_curve.rsplit(" time saved ", 1)[1] == "529.2 points, 14.6 by the throughput curve"
     silent = refits_of(
         ("a", 30.0, 1.0), ("b", 5.0, 1.0), ("c", 5.0, 1.0), ("a", 5.0, 1.0), candidate=_Half()
     )
-    assert "0 of 4 answered, mean error" in describe(silent, verdicts=True)
+    assert "0 of 4 answered, mean error" in describe(silent, RECIPE, verdicts=True)
     # Where every verdict is withheld, no answer is counted.
-    assert "held out: mean error" in describe(refits, verdicts=False)
+    assert "held out: mean error" in describe(refits, RECIPE, verdicts=False)
 
 
 class _Half:
