@@ -29,7 +29,7 @@ from predictor.horizon_scores import score_horizons
 from predictor.learning import LearningPoint, learning_curve
 from predictor.outcomes import Arm, ModelOutcome, compare_arms, model_outcomes, rank_by_headroom
 from predictor.physical import CHOSEN, INTERVAL_LEVEL, Estimates, Intervals
-from predictor.recipe import Recipe, recipe_of, rows_like
+from predictor.recipe import FEWEST_FAMILIES, Recipe, recipe_of, rows_like
 from predictor.scores import HeldOutCase, HorizonScores, Score
 from predictor.skill import (
     benefit_shares,
@@ -167,10 +167,10 @@ def evaluate(
     # What a schedule does to a model that it trains; that it diverged is in the examples.
     trained = [r for r in kept if finished(r)]
     examples = make_examples(kept, limits)
-    if len(families(examples)) < 3:
+    if len(families(examples)) < FEWEST_FAMILIES:
         raise MissingError(
-            "the corpus holds fewer than three families with runs of DEBA in its reading "
-            f"{CORPUS_READING['reading']}"
+            f"the corpus holds fewer than {FEWEST_FAMILIES} families with runs of DEBA in its "
+            f"reading {CORPUS_READING['reading']}"
             + (f" at a {lr_schedule} learning rate" if lr_schedule else "")
             + "; it cannot be scored"
         )

@@ -7,7 +7,6 @@ throughput curve measures, and no run has shown that the other matters here.
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,9 @@ from predictor.horizon import REACH, rows_for
 
 MARGIN = 4.0
 """Factor by which a rate, or the updates of an epoch, may lie outside those of the corpus."""
+
+FEWEST_FAMILIES = 3
+"""Whose runs tell anything of a recipe: with one held out, two are left to learn from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +56,17 @@ def recipe_of(values: Mapping[str, Any]) -> Recipe:
 
 
 def known_recipes(rows: Iterable[CorpusRow]) -> tuple[KnownRecipe, ...]:
-    """The distinct recipes of the rows, in a fixed order."""
-    groups: dict[Recipe, list[CorpusRow]] = {}
-    for row in rows:
-        groups.setdefault(recipe_of(vars(row)), []).append(row)
+    """The recipes that usable rows of `FEWEST_FAMILIES` have, in a fixed order."""
     return tuple(
         KnownRecipe(
             recipe=recipe,
             lr=(min(r.lr for r in group), max(r.lr for r in group)),
             epochs=(min(r.epochs for r in group), max(r.epochs for r in group)),
         )
-        for recipe, group in sorted(groups.items(), key=lambda item: dataclasses.astuple(item[0]))
+        for recipe, group in sorted(
+            _usable_by_recipe(rows).items(), key=lambda item: dataclasses.astuple(item[0])
+        )
+        if _are_enough(group)
     )
 
 
@@ -76,21 +78,34 @@ def rows_like(
 
 
 def rows_of(rows: Sequence[CorpusRow], recipe: Recipe | None) -> list[CorpusRow]:
-    """Rows of a recipe; where none of it is usable, or for None, those of the commonest.
+    """Rows of a recipe; where too few are usable, or for None, those of the commonest.
 
     Rows of two recipes are never pooled: what came of the one is no evidence for the other.
     """
-    counts = Counter(recipe_of(vars(row)) for row in usable(rows))
-    if not counts:
+    groups = _usable_by_recipe(rows)
+    enough = {known: group for known, group in groups.items() if _are_enough(group)} or groups
+    if not enough:
         return list(rows)
-    if recipe not in counts:
-        recipe = max(counts, key=lambda r: (counts[r], dataclasses.astuple(r)))
+    if recipe not in enough:
+        recipe = max(enough, key=lambda known: (len(enough[known]), dataclasses.astuple(known)))
     return [row for row in rows if recipe_of(vars(row)) == recipe]
+
+
+def _usable_by_recipe(rows: Iterable[CorpusRow]) -> dict[Recipe, list[CorpusRow]]:
+    groups: dict[Recipe, list[CorpusRow]] = {}
+    for row in usable(rows):
+        groups.setdefault(recipe_of(vars(row)), []).append(row)
+    return groups
+
+
+def _are_enough(rows: Sequence[CorpusRow]) -> bool:
+    return len({row.family for row in rows}) >= FEWEST_FAMILIES
 
 
 def unlike_recipes(config: Mapping[str, Any], known: Sequence[KnownRecipe]) -> str | None:
     """Why no known recipe speaks for a run's `config`, None where one does."""
     own = recipe_of(config)
+    few = "the corpus holds too few runs with"
     for like in known:
         if like.recipe == own:
             return too_far(config["lr"], "learning rate", "--lr", like.lr) or _outside(
@@ -98,9 +113,9 @@ def unlike_recipes(config: Mapping[str, Any], known: Sequence[KnownRecipe]) -> s
             )
     for name in _NAMES:
         if getattr(own, name) not in {getattr(like.recipe, name) for like in known}:
-            return f"the corpus holds no run with {words_of(own, name)}"
+            return f"{few} {words_of(own, name)}"
     together = ", ".join(words_of(own, name) for name in _NAMES)
-    return f"the corpus holds no run with all of this at once: {together}"
+    return f"{few} all of this at once: {together}"
 
 
 def too_far(value: float, what: str, flags: str, known: tuple[float, float]) -> str | None:

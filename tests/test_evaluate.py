@@ -270,7 +270,7 @@ def test_an_evaluation_repeats_to_the_bit(
 def test_two_families_cannot_be_scored() -> None:
     rows = [make_corpus_row(family=f, seed=s) for f in "ab" for s in range(3)]
     reading = CORPUS_READING["reading"]
-    with pytest.raises(MissingError, match=f"fewer than three families.*{reading}"):
+    with pytest.raises(MissingError, match=f"fewer than 3 families.*{reading}"):
         evaluate(rows)
 
 

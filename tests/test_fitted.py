@@ -21,6 +21,7 @@ from predictor.features import feature_range
 from predictor.fitted import FittedPredictor, fit_predictor, fitted_predictor, to_json
 from predictor.held_out import Refits, half_widths
 from predictor.physical import CHOSEN
+from predictor.recipe import recipe_of
 from stability_probe.errors import MissingError
 from stability_probe.limits import Limits
 from stability_probe.plain import to_plain
@@ -144,13 +145,18 @@ def test_an_empty_corpus_cannot_be_fitted(tmp_path: Path) -> None:
 def test_own_rows_change_the_key_and_the_fit() -> None:
     before = fitted_predictor()
     assert cache() == [], "the shipped fit is used as it is"
-    rows = make_corpus(np.random.default_rng(0), families=("mine",))
+    recipe = recipe_of(vars(usable(load_corpus())[0]))
+    mine = make_corpus(np.random.default_rng(0), families=("mine",))
+    rows = [dataclasses.replace(row, **dataclasses.asdict(recipe)) for row in mine]
     own_corpus_path().parent.mkdir(parents=True)
     own_corpus_path().write_text(format_corpus(rows))
     after = fitted_predictor()
     assert after.key != before.key
-    shipped = {row.family for row in usable(load_corpus())}
-    assert f"{len(shipped) + 1} families" in after.basis
+    families = {row.family for row in usable(load_corpus())}
+    assert f"{len(families) + 1} families" in after.basis
+    # Of another recipe they count for runs of that, once there are enough of them.
+    own_corpus_path().write_text(format_corpus(mine))
+    assert fitted_predictor().basis == before.basis
 
 
 def test_a_prediction_imports_neither_torch_nor_scikit_learn(tmp_path: Path) -> None:

@@ -255,7 +255,7 @@ def test_a_prediction_is_made_of_runs_of_its_own_recipe(
     for name, rows in (("fixed", late_harm), ("cosine", cosine)):
         assert f"{len(rows)} paired full runs" in told[name].basis
         assert f"over 4 epochs at a {name} learning rate" in told[name].basis
-    assert told["step"].reason == "the corpus holds no run with a step learning rate"
+    assert told["step"].reason == "the corpus holds too few runs with a step learning rate"
     # As if the others were not there.
     path.write_text(format_corpus(cosine))
     alone = predict(make_characterization(config={"epochs": 4, "lr_schedule": "cosine"}), path)

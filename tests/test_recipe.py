@@ -12,12 +12,18 @@ from predictor.recipe import MARGIN, known_recipes, recipe_of, rows_like, rows_o
 from stability_probe.config import RunConfig
 from tests.predictor_factories import make_corpus_row
 
+
+def of_families(count: int, **values: Any) -> list[CorpusRow]:
+    return [make_corpus_row(family=f"family {i}", **values) for i in range(count)]
+
+
 KNOWN = known_recipes(
     [
-        make_corpus_row(lr=0.01, epochs=50, window_epochs=4),
-        make_corpus_row(lr=0.04, epochs=60, window_epochs=4),
-        make_corpus_row(lr_schedule="cosine", lr=0.02, epochs=40, window_epochs=4),
-        make_corpus_row(optimizer="adamw", lr=0.001, epochs=50, window_epochs=4),
+        *of_families(2, lr=0.01, epochs=50, window_epochs=4),
+        *of_families(3, lr=0.04, epochs=60, window_epochs=4),
+        *of_families(3, lr_schedule="cosine", lr=0.02, epochs=40, window_epochs=4),
+        *of_families(3, optimizer="adamw", lr=0.001, epochs=50, window_epochs=4),
+        *of_families(2, optimizer="adamw", lr_schedule="step", epochs=50, window_epochs=4),
     ]
 )
 
@@ -60,11 +66,23 @@ def test_what_the_corpus_speaks_for(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"lr_schedule": "step"}, "the corpus holds no run with a step learning rate"),
-        ({"momentum": 0.5}, "the corpus holds no run with momentum 0.5"),
-        ({"lr_rule": "linear"}, "the corpus holds no run with the learning rate rule linear"),
-        ({"reset_moments": True}, "the corpus holds no run with moments that are emptied"),
-        ({"window_epochs": 5}, "the corpus holds no run with a window of 5 epochs"),
+        (
+            {"lr_schedule": "step"},
+            "the corpus holds too few runs with a step learning rate",
+        ),
+        ({"momentum": 0.5}, "the corpus holds too few runs with momentum 0.5"),
+        (
+            {"lr_rule": "linear"},
+            "the corpus holds too few runs with the learning rate rule linear",
+        ),
+        (
+            {"reset_moments": True},
+            "the corpus holds too few runs with moments that are emptied",
+        ),
+        (
+            {"window_epochs": 5},
+            "the corpus holds too few runs with a window of 5 epochs",
+        ),
         ({"lr": 0.161}, "its learning rate is 0.161, and the corpus speaks for 0.0025 to 0.16"),
         (
             {"lr": 0.0024},
@@ -89,7 +107,9 @@ def test_two_settings_that_were_never_tried_together() -> None:
     """AdamW was run, and so was a cosine rate; that says nothing of both."""
     words = told(optimizer="adamw", lr_schedule="cosine", lr=0.001)
     assert words is not None
-    assert words.startswith("the corpus holds no run with all of this at once: adamw, a cosine")
+    assert words.startswith(
+        "the corpus holds too few runs with all of this at once: adamw, a cosine"
+    )
 
 
 def test_every_field_of_a_recipe_is_one_of_a_run_and_of_a_row() -> None:
@@ -100,12 +120,16 @@ def test_every_field_of_a_recipe_is_one_of_a_run_and_of_a_row() -> None:
 
 
 def test_an_empty_corpus_speaks_for_nothing() -> None:
-    assert unlike_recipes(RunConfig(model="m").to_dict(), ()) == "the corpus holds no run with sgd"
+    assert (
+        unlike_recipes(RunConfig(model="m").to_dict(), ())
+        == "the corpus holds too few runs with sgd"
+    )
 
 
-FIXED = [make_corpus_row(seed=seed, epochs=8) for seed in range(3)]
-COSINE = [make_corpus_row(seed=seed, epochs=8, lr_schedule="cosine") for seed in range(2)]
-BUSY = [make_corpus_row(seed=seed, optimizer="adamw", curve_busy=True) for seed in range(9)]
+FIXED = of_families(4, epochs=8)
+COSINE = of_families(3, epochs=8, lr_schedule="cosine")
+BUSY = of_families(9, optimizer="adamw", curve_busy=True)
+ONE_FAMILY = [make_corpus_row(seed=seed, lr_rule="sqrt") for seed in range(9)]
 
 
 @pytest.mark.parametrize(
@@ -115,6 +139,7 @@ BUSY = [make_corpus_row(seed=seed, optimizer="adamw", curve_busy=True) for seed 
         (FIXED[0], FIXED),
         (COSINE[0], COSINE),
         (BUSY[0], FIXED),  # no prediction counts any of them
+        (ONE_FAMILY[0], FIXED),
         (make_corpus_row(lr_schedule="step"), FIXED),
     ],
 )
@@ -122,7 +147,7 @@ def test_what_came_of_another_recipe_is_no_evidence(
     asked: CorpusRow | None, kept: list[CorpusRow]
 ) -> None:
     recipe = asked and recipe_of(vars(asked))
-    rows = [*COSINE, *BUSY, *FIXED]
+    rows = [*COSINE, *BUSY, *ONE_FAMILY, *FIXED]
     assert rows_of(rows, recipe) == kept
     assert rows_of(rows[::-1], recipe) == kept[::-1]
     assert [row.epochs for row in rows_like(rows, recipe, 4)] == [
@@ -136,8 +161,9 @@ def test_rivals_are_of_the_recipe_of_the_rows_of_deba() -> None:
     others = [dataclasses.replace(row, lr_schedule="cosine") for row in timed * 3]
     assert rows_of([*others, *FIXED, *timed], None) == [*FIXED, *timed]
     assert rows_of(others, None) == others
+    assert rows_of([*COSINE[:1], *FIXED[:2]], None) == FIXED[:2], "the best there is"
 
 
 def test_of_two_recipes_as_common_it_is_always_the_same() -> None:
-    rows = [*FIXED[:2], *COSINE]
+    rows = [*FIXED[:3], *COSINE]
     assert rows_of(rows, None) == rows_of(rows[::-1], None)[::-1]
