@@ -7,11 +7,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.features import FEATURES, Case
-from predictor.fitted import FittedPredictor
+from predictor.features import Case
 from predictor.larger import LargerBatch
 from predictor.physical import INTERVAL_LEVEL, Estimates, Intervals, most_saved_pct
-from predictor.recipe import too_far
 from stability_probe import metrics
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.records import Prediction
@@ -19,43 +17,6 @@ from stability_probe.records import Prediction
 ADAPT_PROBABILITY = 0.7
 KEEP_PROBABILITY = 0.3
 """Between these the classifier does not know."""
-FEATURE_MARGIN = 0.15
-"""Share of a feature's range by which a case may lie outside the corpus."""
-FEATURE_WORDS = dict(
-    zip(
-        FEATURES,
-        (
-            "headroom",
-            "stability",
-            "norm variation",
-            "loss variation",
-            "noise scale",
-            "number of parameters",
-            "number of multiply-adds",
-            "work a parameter tensor",
-            "number of normalization layers",
-            "BatchNorm",
-        ),
-        strict=True,
-    )
-)
-
-
-def unlike_corpus(case: Case, fitted: FittedPredictor) -> str | None:
-    """Why a case is unlike everything the corpus holds, None when it is not."""
-    ranges = zip(case.features, fitted.feature_low, fitted.feature_high, strict=True)
-    for index, (value, low, high) in enumerate(ranges):
-        if outside(value, low, high):
-            side = "below" if value < low else "above"
-            return f"its {FEATURE_WORDS[FEATURES[index]]} lies {side} everything in the corpus"
-    return None
-
-
-def outside(value: float, low: float, high: float) -> bool:
-    """Whether a feature lies outside its range in the corpus, by more than the margin; what is
-    not defined does not."""
-    margin = FEATURE_MARGIN * (high - low)
-    return bool(value < low - margin or value > high + margin)
 
 
 def too_little_headroom(case: Case, limits: Limits) -> str | None:
@@ -74,31 +35,6 @@ def too_little_headroom(case: Case, limits: Limits) -> str | None:
     return (
         f"the fastest batch is only {gain:.2f}x as fast as {case.batch_size} on this device, so no "
         f"schedule can save more than {most:.0f} % of the time"
-    )
-
-
-def stuck(case: Case) -> str | None:
-    """Why nothing can be told of a network that does not learn, None where it does."""
-    losses = case.profile.losses
-    if metrics.learns(losses):
-        return None
-    return (
-        f"its loss hardly fell in the window ({losses[0]:.4g} to {min(losses):.4g}), so that it "
-        "learns nothing yet and no batch is worth choosing; use another --lr or a longer --window"
-    )
-
-
-def unlike_scale(case: Case, fitted: FittedPredictor) -> str | None:
-    """Why a case's epochs are unlike the corpus': far more or fewer updates in each.
-
-    How long a batch may grow depends on it, so small data speaks for large data only where the
-    updates are alike.
-    """
-    return too_far(
-        case.updates_per_epoch,
-        "number of updates an epoch",
-        "--limit and -b",
-        fitted.updates_per_epoch,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictor import bootstrap
+from predictor.bootstrap import Draws
 from predictor.candidates import BASELINES, CANDIDATES
 from predictor.corpus import CORPUS_READING, CorpusRow
 from predictor.decide import ADAPT_PROBABILITY
@@ -174,7 +175,7 @@ def evaluate(
             + (f" at a {lr_schedule} learning rate" if lr_schedule else "")
             + "; it cannot be scored"
         )
-    drawn = bootstrap.weights([e.family for e in examples])
+    drawn = bootstrap.draw([e.family for e in examples])
     measured = outcomes_of(examples, "measured_saved_pct")
     # Each run's own batch sizes on the curve: what is left between the two is the machine's.
     replayed = outcomes_of(examples, "time_saved_pct")
@@ -281,7 +282,7 @@ def _scores(
     told: Estimates,
     ends: Intervals,
     examples: Sequence[Example],
-    drawn: NDArray[np.float64],
+    drawn: Draws,
 ) -> CandidateScores:
     """Estimates and intervals [num_examples] are made without each example's family."""
     truth = benefits_of(examples)
@@ -311,9 +312,7 @@ def _scores(
     )
 
 
-def _balanced_accuracy(
-    told: Estimates, truth: NDArray[np.float64], drawn: NDArray[np.float64]
-) -> Score | None:
+def _balanced_accuracy(told: Estimates, truth: NDArray[np.float64], drawn: Draws) -> Score | None:
     answered = is_answered(told)
     says = told.probability_of_benefit >= ADAPT_PROBABILITY
 
@@ -334,7 +333,7 @@ def _contrast(
     against: str,
     told: Mapping[str, Estimates],
     examples: Sequence[Example],
-    drawn: NDArray[np.float64],
+    drawn: Draws,
 ) -> SkillContrast:
     saved, delta = (outcomes_of(examples, n) for n in ("time_saved_pct", "accuracy_delta_pp"))
 

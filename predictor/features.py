@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -110,15 +109,6 @@ def make_cases(c: Characterization) -> list[Case]:
         )
         for profile in profiles
     ]
-
-
-def feature_range(cases: Sequence[Case]) -> NDArray[np.float64]:
-    """Smallest and largest of each feature, shape [2, num_features]; nan where none is defined."""
-    x = np.array([case.features for case in cases])
-    defined = ~np.isnan(x)
-    low = np.where(defined, x, np.inf).min(axis=0)
-    high = np.where(defined, x, -np.inf).max(axis=0)
-    return np.where(defined.any(axis=0), np.stack([low, high]), np.nan)
 
 
 @lru_cache(maxsize=256)

@@ -20,6 +20,7 @@ from predictor.features import FEATURES, Case
 from predictor.horizon import REACH
 from predictor.known_models import KnownModel, known_models
 from predictor.larger import LargerBatch, larger_batch
+from predictor.likeness import CaseRange, case_range
 from predictor.physical import (
     CHOSEN,
     ConstantHarm,
@@ -58,13 +59,10 @@ class FittedPredictor:
     time_saved_half_width: float
     """Of the conformal interval, percentage points; infinite where rows are too few."""
     accuracy_delta_half_width: float
-    feature_low: tuple[float, ...]
-    """Smallest value of each of `FEATURES` in the rows; nan where none is defined."""
-    feature_high: tuple[float, ...]
+    known: CaseRange
+    """How far the rows reach."""
     recipes: tuple[KnownRecipe, ...]
     """All of the corpus."""
-    updates_per_epoch: tuple[float, float]
-    """Smallest and largest of the rows."""
     no_skill: str | None
     """Why the corpus bears out no verdict, None when it does."""
     only_verdict: str | None
@@ -156,7 +154,6 @@ def fit_predictor(
     """
     from predictor.candidates import CANDIDATES
     from predictor.examples import make_examples, usable
-    from predictor.features import feature_range
     from predictor.held_out import Refits, half_widths
     from predictor.skill import describe, no_skill, only_verdict
 
@@ -175,8 +172,6 @@ def fit_predictor(
     if not isinstance(model, ConstantHarm) or model.paths.paths:
         raise TypeError(f"a stored fit cannot hold {CHOSEN}")
     widths, without_skill = half_widths(refits), no_skill(refits)
-    low, high = feature_range([e.case for e in examples])
-    updates = [e.case.updates_per_epoch for e in examples]
     return FittedPredictor(
         key=_key(paths, limits, recipe, epochs),
         limits=limits,
@@ -186,10 +181,8 @@ def fit_predictor(
         mean_delta_pp=model.mean_delta_pp,
         time_saved_half_width=widths["time_saved_pct"],
         accuracy_delta_half_width=widths["accuracy_delta_pp"],
-        feature_low=tuple(low.tolist()),
-        feature_high=tuple(high.tolist()),
+        known=case_range([e.case for e in examples]),
         recipes=known_recipes(usable(loaded)),
-        updates_per_epoch=(min(updates), max(updates)),
         no_skill=without_skill,
         only_verdict=only_verdict(refits),
         basis=describe(refits, recipe_of(vars(rows[0])), verdicts=without_skill is None),
@@ -217,11 +210,7 @@ def _read(path: Path) -> FittedPredictor | None:
         values = unseal(path.read_bytes())
         for name in ("time_saved_half_width", "accuracy_delta_half_width"):
             values[name] = math.inf if values[name] is None else float(values[name])
-        for name in ("feature_low", "feature_high"):
-            values[name] = tuple(math.nan if v is None else float(v) for v in values[name])
-            if len(values[name]) != len(FEATURES):
-                return None
-        values["updates_per_epoch"] = tuple(values["updates_per_epoch"])
+        values["known"] = _read_range(values["known"])
         values["recipe"] = Recipe(**values["recipe"])
         values["run_epochs"] = tuple(values["run_epochs"])
         values["limits"] = Limits(**values["limits"])
@@ -231,6 +220,16 @@ def _read(path: Path) -> FittedPredictor | None:
         return FittedPredictor(**values)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+
+
+def _read_range(values: dict[str, Any]) -> CaseRange:
+    ends = {
+        name: tuple(math.nan if v is None else float(v) for v in values[name])
+        for name in ("feature_low", "feature_high")
+    }
+    if {len(end) for end in ends.values()} != {len(FEATURES)}:
+        raise ValueError("another number of features")
+    return CaseRange(**ends, updates_per_epoch=tuple(values["updates_per_epoch"]))
 
 
 def _read_recipe(values: dict[str, Any]) -> KnownRecipe:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from predictor.corpus import CorpusRow, known_paths, load_rows
-from predictor.decide import FEATURE_WORDS, outside
 from predictor.examples import case_of, usable
 from predictor.features import FEATURES, Case, make_cases, replayed_time_saved_pct
 from predictor.fitted import FittedPredictor, fitted_predictor
+from predictor.likeness import FEATURE_WORDS, outside
 from predictor.physical import rehearsals
 from predictor.recipe import recipe_of, rows_like
 from stability_probe import metrics
@@ -115,7 +115,9 @@ def _rehearse(seed: int, case: Case, limits: Limits) -> Rehearsed:
 
 def _feature_ranges(cases: Sequence[Case], fitted: FittedPredictor) -> tuple[FeatureRange, ...]:
     by_case = np.array([case.features for case in cases])
-    told = zip(FEATURES, by_case.T, fitted.feature_low, fitted.feature_high, strict=True)
+    told = zip(
+        FEATURES, by_case.T, fitted.known.feature_low, fitted.known.feature_high, strict=True
+    )
     return tuple(
         FeatureRange(
             name=FEATURE_WORDS[name] + (" / batch" if name == "log_noise_scale" else ""),
@@ -145,7 +147,7 @@ def _mean(values: np.ndarray) -> float:
 def _neighbours(
     cases: Sequence[Case], rows: Sequence[CorpusRow], fitted: FittedPredictor
 ) -> tuple[Neighbour, ...]:
-    width = np.array(fitted.feature_high) - np.array(fitted.feature_low)
+    width = np.array(fitted.known.feature_high) - np.array(fitted.known.feature_low)
     own = np.array([_mean(column) for column in np.array([c.features for c in cases]).T])
     groups: dict[tuple[str, str], list[CorpusRow]] = {}
     for row in rows:

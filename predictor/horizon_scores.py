@@ -13,6 +13,7 @@ from predictor.decide import decide, too_little_headroom
 from predictor.examples import Example, families, make_examples, usable
 from predictor.held_out import Refits, nested_intervals
 from predictor.horizon import can_be_cut, rows_for
+from predictor.likeness import case_range, stuck, unlike
 from predictor.physical import Estimates, Intervals
 from predictor.scores import HorizonScores
 from predictor.skill import (
@@ -49,12 +50,13 @@ def verdicts(refits: Refits, limits: Limits = DEFAULT_LIMITS) -> list[str]:
     for family in families(refits.examples):
         others = Refits(refits.candidate, [e for e in refits.examples if e.family != family])
         skill, only = no_skill(others), only_verdict(others)
+        known = case_range([e.case for e in others.examples])
         for i in np.flatnonzero(refits.family == family):
             case = refits.cases[i]
             said[i] = decide(
                 Estimates(**{name: values[[i]] for name, values in vars(told).items()}),
                 Intervals(**{name: values[[i]] for name, values in vars(ends).items()}),
-                unlike=None,
+                unlike=stuck(case) or unlike(case, known),
                 basis="",
                 limits=limits,
                 no_skill=skill,
@@ -68,7 +70,7 @@ def _score(
     epochs: int, examples: Sequence[Example], candidate: Candidate, limits: Limits
 ) -> HorizonScores:
     refits, base = Refits(candidate, examples), Refits(BASELINES["majority"], examples)
-    drawn = bootstrap.weights([e.family for e in examples])
+    drawn = bootstrap.draw([e.family for e in examples])
     benefit, said = benefits_of(examples), np.array(verdicts(refits, limits))
     harms = np.array([e.harm_share for e in examples])
     brier, of_base = (

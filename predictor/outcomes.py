@@ -62,7 +62,7 @@ def compare_arms(rows: Sequence[CorpusRow], limits: Limits = DEFAULT_LIMITS) -> 
 def _arm(
     name: str, rows: Sequence[CorpusRow], deba: Mapping[str, CorpusRow], limits: Limits
 ) -> Arm:
-    drawn = bootstrap.weights([r.family for r in rows])
+    drawn = bootstrap.draw([r.family for r in rows])
     saved = np.array([r.curve_saved_pct for r in rows])
     delta = np.array([r.accuracy_delta_pp for r in rows])
     benefit = np.array([r.benefit_class(limits) == "benefits" for r in rows], float)
@@ -121,12 +121,12 @@ def rank_by_headroom(rows: Sequence[CorpusRow]) -> Score | None:
     models = model_outcomes(rows)
     if len(models) < 3:
         return None
-    drawn = bootstrap.weights([m.family for m in models])
+    drawn = bootstrap.draw([m.family for m in models])
     headroom = np.array([m.headroom for m in models])
     saved = np.array([m.time_saved_pct.mean for m in models])
-    draws = [np.repeat(np.arange(len(models)), weight.astype(int)) for weight in drawn]
+    draws = [np.repeat(np.arange(len(models)), weight.astype(int)) for weight in drawn.weights]
     told = [bootstrap.spearman(headroom[at], saved[at]) for at in draws]
-    return bootstrap.of_draws(np.array(told))
+    return bootstrap.of_draws(np.array(told), drawn.families)
 
 
 def _headroom(row: CorpusRow) -> float:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from predictor.decide import (
-    decide,
-    larger_fixed_batch,
-    stuck,
-    too_little_headroom,
-    unlike_corpus,
-    unlike_scale,
-)
-from predictor.features import make_cases
-from predictor.fitted import fitted_predictor
+from predictor.decide import decide, larger_fixed_batch, too_little_headroom
+from predictor.features import Case, make_cases
+from predictor.fitted import FittedPredictor, fitted_predictor
 from predictor.known_models import measured_before
+from predictor.likeness import stuck, unlike
 from predictor.recipe import recipe_of, unlike_recipes
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.records import Characterization, Prediction
@@ -28,24 +24,39 @@ def predict(
     Raises `MissingError` for an unusable corpus.
     """
     fitted = fitted_predictor(corpus, limits, recipe=recipe_of(c.config), epochs=c.config["epochs"])
-    cases = make_cases(c)
-    told = fitted.estimates(cases)
+    before = measured_before(c, fitted.models, limits)
+    return predict_cases(make_cases(c), c.config, fitted, busy=c.curve.busy, before=before)
+
+
+def predict_cases(
+    cases: Sequence[Case],
+    config: Mapping[str, Any],
+    fitted: FittedPredictor,
+    *,
+    busy: bool = False,
+    before: str | None = None,
+) -> Prediction:
+    """The verdict for cases of one model, one a seed, run as `config` says.
+
+    `busy` tells of the machine whose throughput was measured, `before` what is known of the model.
+    """
+    told, limits = fitted.estimates(cases), fitted.limits
     nothing = next(filter(None, map(stuck, cases)), None)
-    if c.curve.busy:
+    if busy:
         nothing = "the machine was busy while the throughput was measured; run it again"
-    unlike = nothing or unlike_recipes(c.config, fitted.recipes)
+    silent = nothing or unlike_recipes(config, fitted.recipes)
     for case in cases:
-        unlike = unlike or unlike_scale(case, fitted) or unlike_corpus(case, fitted)
+        silent = silent or unlike(case, fitted.known)
     return decide(
         told,
         fitted.intervals(told, cases),
         limits=limits,
-        unlike=unlike,
+        unlike=silent,
         no_skill=fitted.no_skill,
         only=fitted.only_verdict,
-        hopeless=None if c.curve.busy else too_little_headroom(cases[0], limits),
+        hopeless=None if busy else too_little_headroom(cases[0], limits),
         basis=fitted.basis,
-        measured_before=measured_before(c, fitted.models, limits),
+        measured_before=before,
         alternative=(
             None
             if nothing
@@ -53,7 +64,7 @@ def predict(
                 cases[0],
                 float(told.time_saved_pct.mean()),
                 limits,
-                known=None if unlike else fitted.larger,
+                known=None if silent else fitted.larger,
             )
         ),
     )

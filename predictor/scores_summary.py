@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -342,15 +342,13 @@ def _replay_line(e: Evaluation) -> str:
 def _interval(s: Score | None, digits: int = 2) -> str:
     if s is None:
         return "-"
-    value, low, high = (_short(v, digits) for v in (s.value, s.low, s.high))
-    return f"{value} [{low},{high}]"
+    return _with_ends(s, lambda v: _short(v, digits))
 
 
 def _signed(s: Score | None, digits: int = 2) -> str:
     if s is None:
         return "-"
-    value, low, high = (_short(v, digits, "+") for v in (s.value, s.low, s.high))
-    return f"{value} [{low},{high}]"
+    return _with_ends(s, lambda v: _short(v, digits, "+"))
 
 
 def _coverage(share: Score | None, width: Score | None, digits: int) -> str:
@@ -365,8 +363,13 @@ def _percent(s: Score | None) -> str:
     """A share in percent."""
     if s is None:
         return "-"
-    value, low, high = (f"{100 * v:.0f}" for v in (s.value, s.low, s.high))
-    return f"{value} [{low},{high}]"
+    return _with_ends(s, lambda v: f"{100 * v:.0f}")
+
+
+def _with_ends(s: Score, words: Callable[[float], str]) -> str:
+    """An interval that is not known, of rows of one family, is left out."""
+    ends = f" [{words(s.low)},{words(s.high)}]"
+    return words(s.value) + ("" if math.isnan(s.low) else ends)
 
 
 def _with_sd(m: MeanStd, digits: int, sign: str = "-") -> str:

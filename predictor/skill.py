@@ -84,7 +84,7 @@ def _share_of_benefits(chosen: Refits) -> Score | None:
     open_ = _open(chosen)
     if not open_.any():
         return None
-    drawn = bootstrap.weights(chosen.family[open_].tolist())
+    drawn = bootstrap.draw(chosen.family[open_].tolist())
     return bootstrap.mean_score(benefit_shares(chosen.examples)[open_], drawn)
 
 
@@ -96,7 +96,7 @@ def _beside_base_rate(chosen: Refits) -> tuple[float, float, Score]:
     mine = squared_errors(chosen.leave_one_out(), chosen.examples)[open_]
     rate = Refits(BASELINES["majority"], examples)
     base = squared_errors(rate.leave_one_out(), examples)
-    drawn = bootstrap.weights(rate.family.tolist())
+    drawn = bootstrap.draw(rate.family.tolist())
     better = bootstrap.mean_score(mine - base, drawn)
     assert better is not None
     return float(mine.mean()), float(base.mean()), better

@@ -155,7 +155,7 @@ def _statistics(cells: _Cells) -> tuple[Score | None, Score | None, Score | None
     for names in rng.choice(list(members), size=(DRAWS, len(members))):
         draws.append(np.concatenate([members[name] for name in names]))
     values = np.array([_told(cells, drawn) for drawn in draws])
-    scores = [of_draws(column) for column in values.T]
+    scores = [of_draws(column, cells.family) for column in values.T]
     return scores[0], scores[1], scores[2]
 
 

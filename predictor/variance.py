@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictor import bootstrap
+from predictor.bootstrap import Draws
 from predictor.corpus import CONFIG_COLUMNS, END_EPOCHS, CorpusRow
 from predictor.examples import finished
 from predictor.scores import Score
@@ -103,11 +104,11 @@ def variance_shares(rows: Sequence[CorpusRow]) -> dict[str, Shares]:
 
 
 def seed_floor(
-    rows: Sequence[CorpusRow], drawn: NDArray[np.float64], limits: Limits = DEFAULT_LIMITS
+    rows: Sequence[CorpusRow], drawn: Draws, limits: Limits = DEFAULT_LIMITS
 ) -> SeedFloor:
     """What seeds leave to be told, over rows that have another seed of the same beside them.
 
-    `drawn` are the weights of the rows, as `bootstrap.weights` gives them.
+    `drawn` are draws of the rows.
     """
 
     def least(difference: Callable[[CorpusRow, CorpusRow], float]) -> Score | None:
@@ -130,7 +131,7 @@ def seed_floor(
 
 
 def harm_shares(
-    rows: Sequence[CorpusRow], drawn: NDArray[np.float64], limits: Limits = DEFAULT_LIMITS
+    rows: Sequence[CorpusRow], drawn: Draws, limits: Limits = DEFAULT_LIMITS
 ) -> HarmShares:
     """Of DEBA and of luck, for rows whose fixed runs have finished; `drawn` as in `seed_floor`."""
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from predictor.corpus import CORPUS_READING, CorpusRow
 from predictor.examples import Example
+from predictor.features import FEATURES, Case
 from stability_probe import metrics
 from stability_probe.config import RunConfig
 from stability_probe.limits import DEFAULT_LIMITS
@@ -309,3 +310,17 @@ def make_comparison(time_saved_pct: float, accuracy_delta_pp: float, **fields: A
         "benefit_class": metrics.benefit_class(time_saved_pct, accuracy_delta_pp, DEFAULT_LIMITS),
     }
     return Comparison(**(values | fields))
+
+
+def make_case(**fields: Any) -> Case:
+    """One that headroom and features of 1 speak for."""
+    values: dict[str, Any] = {
+        "features": (1.0,) * len(FEATURES),
+        "profile": make_profile((1.0, 0.8)),
+        "curve": CURVE,
+        "batch_size": 16,
+        "max_batch_size": 256,
+        "epochs": 100,
+        "updates_per_epoch": 62.5,
+    }
+    return Case(**(values | fields))

@@ -14,30 +14,27 @@ from predictor.candidates import CANDIDATES
 from predictor.corpus import CorpusRow, format_corpus, load_corpus
 from predictor.decide import (
     ADAPT_PROBABILITY,
-    FEATURE_MARGIN,
     KEEP_PROBABILITY,
     decide,
     larger_fixed_batch,
     too_little_headroom,
-    unlike_corpus,
-    unlike_scale,
 )
 from predictor.examples import make_examples, usable
-from predictor.features import FEATURES, Case, make_cases
+from predictor.features import FEATURES, make_cases
 from predictor.fitted import FittedPredictor, fitted_predictor
 from predictor.held_out import Refits, intervals
+from predictor.likeness import CaseRange
 from predictor.physical import CHOSEN, INTERVAL_LEVEL, Estimates, Intervals
-from predictor.recipe import MARGIN, recipe_of
+from predictor.recipe import recipe_of
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.records import Characterization, Prediction
 from tests.factories import make_curve
 from tests.predictor_factories import (
-    CURVE,
     FAMILIES,
+    make_case,
     make_characterization,
     make_corpus,
     make_corpus_row,
-    make_profile,
     make_size,
     outcome,
 )
@@ -51,10 +48,12 @@ FITTED = FittedPredictor(
     mean_delta_pp=0.1,
     time_saved_half_width=10.0,
     accuracy_delta_half_width=2.0,
-    feature_low=(0.0,) * len(FEATURES),
-    feature_high=(2.0,) * len(FEATURES),
+    known=CaseRange(
+        feature_low=(0.0,) * len(FEATURES),
+        feature_high=(2.0,) * len(FEATURES),
+        updates_per_epoch=(20.0, 100.0),
+    ),
     recipes=(),
-    updates_per_epoch=(20.0, 100.0),
     no_skill=None,
     only_verdict=None,
     basis="few rows",
@@ -83,19 +82,6 @@ def make_decision(
         accuracy_delta_pp=np.stack([delta - 1.5, delta + 1.5], axis=1),
     )
     return decide(told, ends, **(values | fields))
-
-
-def make_case(**fields: Any) -> Case:
-    values: dict[str, Any] = {
-        "features": (1.0,) * len(FEATURES),
-        "profile": make_profile((1.0, 0.8)),
-        "curve": CURVE,
-        "batch_size": 16,
-        "max_batch_size": 256,
-        "epochs": 100,
-        "updates_per_epoch": 62.5,
-    }
-    return Case(**(values | fields))
 
 
 @pytest.mark.parametrize(
@@ -218,48 +204,6 @@ def test_the_limits_are_those_of_the_user() -> None:
     assert "more than 20 %" in (too_little_headroom(gain, limits) or "")
     assert larger_fixed_batch(make_case(), 20.0, DEFAULT_LIMITS) is not None
     assert larger_fixed_batch(make_case(), 20.0, limits) is None
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("log_headroom", "headroom"),
-        ("stability_score", "stability"),
-        ("log_grad_norm_variation", "norm variation"),
-        ("log_loss_variation", "loss variation"),
-        ("log_noise_scale", "noise scale"),
-        ("log_num_params", "number of parameters"),
-        ("log_num_macs", "number of multiply-adds"),
-        ("log_macs_per_tensor", "work a parameter tensor"),
-        ("log_norm_layers", "number of normalization layers"),
-    ],
-)
-def test_each_feature_outside_the_corpus_is_named(name: str, words: str) -> None:
-    index = FEATURES.index(name)
-    margin = FEATURE_MARGIN * 2.0
-
-    def told(value: float) -> str | None:
-        features = [1.0] * len(FEATURES)
-        features[index] = value
-        return unlike_corpus(make_case(features=tuple(features)), FITTED)
-
-    assert told(2.0 + margin) is None
-    assert told(-margin) is None
-    assert told(2.0 + margin + 1e-6) == f"its {words} lies above everything in the corpus"
-    assert told(-margin - 1e-6) == f"its {words} lies below everything in the corpus"
-    assert told(math.nan) is None
-
-
-@pytest.mark.parametrize("factor", [1.0, MARGIN])
-def test_epochs_far_longer_or_shorter_than_the_corpus(factor: float) -> None:
-    inside = (20 / factor, 100 * factor)
-    for updates in inside:
-        assert unlike_scale(make_case(updates_per_epoch=updates), FITTED) is None
-    for updates in (20 / MARGIN - 0.1, 100 * MARGIN + 1):
-        told = unlike_scale(make_case(updates_per_epoch=updates), FITTED)
-        assert told is not None
-        assert f"its number of updates an epoch is {updates:g}, and" in told
-        assert "5 to 400" in told
 
 
 @pytest.mark.parametrize(

@@ -457,7 +457,7 @@ def test_other_limits_are_applied_to_every_label(rows: list[CorpusRow]) -> None:
     before = evaluate(rows)
     assert before.class_counts != got.class_counts, "else nothing is shown"
     assert before.floor.time_saved_mae == got.floor.time_saved_mae
-    drawn = bootstrap.weights([r.family for r in usable(rows)])
+    drawn = bootstrap.draw([r.family for r in usable(rows)])
     assert got.floor == seed_floor(usable(rows), drawn, limits) != before.floor
 
 
@@ -465,31 +465,3 @@ def test_what_is_zero_but_for_rounding_has_no_sign_of_its_own() -> None:
     """Else the table would differ from processor to processor."""
     assert _short(-1e-17, 2, "+") == _short(1e-17, 2, "+") == "+.00"
     assert (_short(-0.0004, 3, "+"), _short(-0.5, 1)) == ("-.000", "-.5")
-
-
-def test_families_are_drawn_whole_and_alike_for_every_score() -> None:
-    drawn = bootstrap.weights(["a", "b", "a", "c"], draws=50)
-    np.testing.assert_array_equal(drawn[0], 1.0)
-    np.testing.assert_array_equal(drawn[:, 0], drawn[:, 2])
-    np.testing.assert_array_equal(drawn[1:][:, [0, 1, 3]].sum(axis=1), 3.0)
-    np.testing.assert_array_equal(drawn, bootstrap.weights(["a", "b", "a", "c"], draws=50))
-
-
-def test_a_bootstrap_interval_covers_the_mean_of_many_families() -> None:
-    """Against the naive loop over draws, and against the normal theory."""
-    values = np.random.default_rng(0).normal(5.0, 2.0, size=60)
-    names = [f"f{i}" for i in range(60)]
-    got = bootstrap.mean_score(values, bootstrap.weights(names))
-    assert got is not None
-    assert got.value == pytest.approx(values.mean())
-    error = 1.645 * values.std(ddof=1) / np.sqrt(60)
-    assert got.low == pytest.approx(values.mean() - error, abs=0.1)
-    assert got.high == pytest.approx(values.mean() + error, abs=0.1)
-
-
-def test_what_is_undefined_has_no_score() -> None:
-    drawn = bootstrap.weights(["a", "b"], draws=20)
-    assert bootstrap.mean_score(np.array([np.nan, np.nan]), drawn) is None
-    got = bootstrap.mean_score(np.array([3.0, np.nan]), drawn)
-    assert got is not None
-    assert (got.value, got.low, got.high) == (3.0, 3.0, 3.0)

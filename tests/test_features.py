@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 
@@ -15,7 +14,6 @@ from predictor.features import (
     FEATURES,
     Case,
     family,
-    feature_range,
     make_cases,
     make_features,
     path_multiples,
@@ -134,15 +132,6 @@ def test_a_characterization_from_before_sizes_were_recorded_still_has_its_parame
     assert case.features[FEATURES.index("log_num_params")] == math.log(77)
     assert math.isnan(case.features[FEATURES.index("log_num_macs")])
     assert case.features[FEATURES.index("batch_norm")] == 1.0
-
-
-def test_the_range_of_features_passes_over_undefined() -> None:
-    nan = math.nan
-    cases = [
-        dataclasses.replace(make_case(), features=f)
-        for f in ((1.0, nan, nan), (3.0, 5.0, nan), (2.0, 4.0, nan))
-    ]
-    np.testing.assert_array_equal(feature_range(cases), [[1.0, 4.0, nan], [3.0, 5.0, nan]])
 
 
 def test_one_case_a_seed() -> None:

@@ -17,9 +17,9 @@ from predictor import fitted as module
 from predictor.candidates import CANDIDATES
 from predictor.corpus import CORPUS_READING, format_corpus, load_corpus, own_corpus_path
 from predictor.examples import make_examples, usable
-from predictor.features import feature_range
 from predictor.fitted import FittedPredictor, fit_predictor, fitted_predictor, to_json
 from predictor.held_out import Refits, half_widths
+from predictor.likeness import case_range
 from predictor.physical import CHOSEN
 from predictor.recipe import recipe_of
 from stability_probe.errors import MissingError
@@ -58,9 +58,8 @@ def test_its_numbers_are_the_candidates(corpus: Path) -> None:
     assert got.time_saved_half_width == widths["time_saved_pct"]
     ends = got.intervals(told, cases).accuracy_delta_pp
     np.testing.assert_allclose(ends[:, 1] - ends[:, 0], 2 * widths["accuracy_delta_pp"])
-    low, high = feature_range(cases)
-    np.testing.assert_array_equal((got.feature_low, got.feature_high), (low, high))
-    assert got.updates_per_epoch == (62.5, 62.5)
+    assert got.known == case_range(cases)
+    assert got.known.updates_per_epoch == (62.5, 62.5)
 
 
 def test_a_fit_is_made_once_for_the_same_rows(

@@ -12,16 +12,16 @@ from sklearn.metrics import brier_score_loss
 from predictor import horizon_scores
 from predictor.candidates import BASELINES, CANDIDATES
 from predictor.corpus import CorpusRow, format_corpus
-from predictor.decide import decide, too_little_headroom
 from predictor.examples import Example, case_of, in_order, make_examples
 from predictor.fitted import fit_predictor
 from predictor.held_out import Refits
 from predictor.horizon import first_epochs
 from predictor.horizon_scores import score_horizons, verdicts
 from predictor.physical import CHOSEN, rehearsals
+from predictor.prediction import predict_cases
 from predictor.scores import HorizonScores
 from stability_probe import metrics
-from stability_probe.limits import DEFAULT_LIMITS, Limits
+from stability_probe.limits import Limits
 from tests.predictor_factories import FAMILIES, make_corpus
 
 NAMES = tuple(f"{name}{part}" for name in FAMILIES[:6] for part in "xy")
@@ -130,18 +130,11 @@ def test_a_verdict_is_what_a_corpus_without_the_family_gives(
             path = tmp_path / f"{family}-{h.epochs}.csv"
             path.write_text(format_corpus([row for row in cut if row.family != family]))
             fitted = fit_predictor([path])
-            for case in (e.case for e in examples if e.family == family):
-                told = fitted.estimates([case])
-                prediction = decide(
-                    told,
-                    fitted.intervals(told, [case]),
-                    unlike=None,
-                    basis="",
-                    no_skill=fitted.no_skill,
-                    only=fitted.only_verdict,
-                    hopeless=too_little_headroom(case, DEFAULT_LIMITS),
-                )
-                expected.append(prediction.verdict)
+            expected += [
+                predict_cases([case_of(row)], vars(row), fitted).verdict
+                for row in in_order(cut)
+                if row.family == family
+            ]
         assert verdicts(Refits(CHOICE, examples)) == expected
         assert (h.adapt, h.keep_fixed) == (expected.count("adapt"), expected.count("keep_fixed"))
 
@@ -181,3 +174,23 @@ def test_whether_a_corpus_bears_out_verdicts_is_asked_without_the_family(
     verdicts(Refits(CHOICE, make_examples(rows)))
     for asked in seen.values():
         assert [{*NAMES} - families for families in asked] == [{n} for n in sorted(NAMES)]
+
+
+@pytest.mark.parametrize("changed", [{"num_params": 10**12}, {"profile_losses": (2.0,) * 24}])
+def test_what_is_unlike_all_other_families_gets_no_verdict(
+    rows: list[CorpusRow], changed: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its headroom alone speaks for it, by which a batch may have to be kept."""
+    if "profile_losses" in changed:  # which are unlike the others', too
+        monkeypatch.setattr(horizon_scores, "unlike", lambda *_: None)
+    short = [first_epochs(row, 15) for row in in_order(rows)]
+    before = verdicts(Refits(CHOICE, make_examples(short)))
+    other = [
+        dataclasses.replace(row, **changed) if row.family == NAMES[1] else row  # type: ignore[arg-type]
+        for row in short
+    ]
+    expected = [
+        "abstain" if row.family == NAMES[1] and said == "adapt" else said
+        for row, said in zip(other, before, strict=True)
+    ]
+    assert verdicts(Refits(CHOICE, make_examples(other))) == expected != before

@@ -17,6 +17,7 @@ from predictor.horizon import rows_for
 from predictor.horizon_scores import score_horizons
 from predictor.outcomes import compare_arms
 from predictor.physical import CHOSEN
+from predictor.recipe import rows_of
 from predictor.skill import brier
 from predictor.variance import harm_shares, seed_floor, variance_shares
 from stability_probe.plain import to_plain
@@ -44,7 +45,7 @@ def test_a_refit_scores_as_stored(name: str) -> None:
 
 
 def test_what_the_rows_say_of_arms_and_variance_is_as_stored() -> None:
-    rows = load_corpus()
+    rows = rows_of(load_corpus(), None)
     assert [a["name"] for a in STORED["arms"]] == [a.name for a in compare_arms(rows)]
     for stored, arm in zip(STORED["arms"], compare_arms(rows), strict=True):
         assert arm.time_saved_pct is not None
@@ -54,7 +55,7 @@ def test_what_the_rows_say_of_arms_and_variance_is_as_stored() -> None:
     for outcome, stored in STORED["shares"].items():
         assert stored == pytest.approx(shares[outcome])
     kept = usable(rows)
-    drawn = bootstrap.weights([r.family for r in kept])
+    drawn = bootstrap.draw([r.family for r in kept])
     for name, told in (("floor", seed_floor(kept, drawn)), ("harm", harm_shares(kept, drawn))):
         for part, score in to_plain(told).items():
             assert STORED[name][part] == pytest.approx(score)

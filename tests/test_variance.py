@@ -120,7 +120,7 @@ def test_too_small_a_corpus_has_no_shares(rows: list[CorpusRow]) -> None:
 
 
 def floor_of(rows: list[CorpusRow]) -> list[float | None]:
-    got = seed_floor(rows, bootstrap.weights([r.family for r in rows], draws=10))
+    got = seed_floor(rows, bootstrap.draw([r.family for r in rows], draws=10))
     scores = (got.brier, got.time_saved_mae, got.accuracy_delta_mae)
     return [None if s is None else s.value for s in scores]
 
@@ -175,7 +175,7 @@ def test_harm_by_the_mean_of_the_last_epochs() -> None:
         )
         for seed, (end, lost) in enumerate(zip(ends, losses, strict=True))
     ]
-    drawn = bootstrap.weights(["a"] * 3, draws=10)
+    drawn = bootstrap.draw(["a"] * 3, draws=10)
     got = harm_shares(rows, drawn)
     assert got.deba_averaged is not None
     assert got.another_seed_averaged is not None
@@ -217,7 +217,7 @@ def test_shares_of_harm_by_hand() -> None:
         adaptive_status="diverged",
         adaptive_accuracies=(),
     )
-    got = harm_shares(rows, bootstrap.weights(["a"] * 3, draws=10))
+    got = harm_shares(rows, bootstrap.draw(["a"] * 3, draws=10))
     assert got.deba is not None
     assert got.another_seed is not None
     assert got.one_epoch is not None
@@ -225,7 +225,7 @@ def test_shares_of_harm_by_hand() -> None:
     # The second is 1 and 0.6 points below the others, the third 0.4 below the first.
     assert got.another_seed.value == pytest.approx(2 / 6)
     assert got.one_epoch.value == pytest.approx(1 / 3)
-    more = harm_shares([*rows, alone], bootstrap.weights(["a"] * 3 + ["b"], draws=10))
+    more = harm_shares([*rows, alone], bootstrap.draw(["a"] * 3 + ["b"], draws=10))
     assert (more.another_seed, more.one_epoch) != (None, None)
     assert more.deba is not None
     assert more.deba.value == pytest.approx(2 / 4), "a run that diverged has lost all"

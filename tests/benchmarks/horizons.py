@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from predictor.corpus import CorpusRow, load_corpus
-from predictor.decide import decide, too_little_headroom, unlike_corpus, unlike_scale
 from predictor.examples import case_of, finished, is_deba, learned
 from predictor.fitted import fitted_predictor
 from predictor.horizon import can_be_cut, rows_for
 from predictor.horizon_scores import HORIZONS
+from predictor.prediction import predict_cases
 from predictor.variance import AVERAGED_EPOCHS
 from stability_probe.limits import DEFAULT_LIMITS
 
@@ -52,17 +52,7 @@ def tell(rows: Sequence[CorpusRow], epochs: int) -> dict[str, Any]:
     fitted = fitted_predictor(epochs=epochs)
     errors, inside, said, reasons = [], [], [], {}
     for row in rows:
-        case = case_of(row)
-        told = fitted.estimates([case])
-        prediction = decide(
-            told,
-            fitted.intervals(told, [case]),
-            unlike=unlike_scale(case, fitted) or unlike_corpus(case, fitted),
-            basis="",
-            no_skill=fitted.no_skill,
-            only=fitted.only_verdict,
-            hopeless=too_little_headroom(case, DEFAULT_LIMITS),
-        )
+        prediction = predict_cases([case_of(row)], vars(row), fitted, busy=row.curve_busy)
         errors.append(abs(prediction.time_saved_pct - row.time_saved_pct))
         if prediction.time_saved_interval_pct is not None:
             low, high = prediction.time_saved_interval_pct
