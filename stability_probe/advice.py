@@ -36,8 +36,8 @@ def choose(study: Study) -> Choice:
     """The arm that saves most without costing accuracy; one that surely costs none goes first.
 
     Its saving must exceed the noise. That its accuracy does not differ beyond the noise proves
-    nothing of it: few seeds see little, and of many arms the luckiest is looked at. So what its
-    interval does not rule out is said.
+    nothing of it: few seeds see little. So what its interval does not rule out is said; and where
+    it is picked out of many, it is not used by an interval that is right for one alone.
     """
     named = _finished(study)
     if not named:
@@ -59,10 +59,15 @@ def choose(study: Study) -> Choice:
             arm=best,
             words=f"Cannot say: one seed tells no difference from noise; use --seeds 0,1,2.{seen}",
         )
-    beyond = [arm for arm in named if (t := time_saved(study, arm)) and t.larger_than_noise]
+    told = [(arm, time_saved(study, arm)) for arm in named]
+    beyond = [arm for arm, t in told if t and t.larger_than_noise and t.mean > 0]
     sure = _saves_most(
         study,
-        [arm for arm in beyond if not metrics.loses_accuracy(_accuracy_ends(arm)[0], study.limits)],
+        [
+            arm
+            for arm in beyond
+            if not metrics.loses_accuracy(_accuracy_ends(arm, len(beyond))[0], study.limits)
+        ],
     )
     if sure is not None:
         return Choice(kind="use", arm=sure, words=f"Use {sure.name}: {_gain(study, sure)}.")
@@ -75,12 +80,15 @@ def choose(study: Study) -> Choice:
             f"{study.limits.min_time_saved_pct:g} % of the time beyond the noise at an accuracy "
             f"loss of at most {study.limits.max_accuracy_loss_pp:g} points.",
         )
-    return Choice(
-        kind="likely",
-        arm=likely,
-        words=f"Most saved by {likely.name}: {_gain(study, likely)}. {len(study.seeds)} seeds do "
-        f"not rule out that it loses {-_accuracy_ends(likely)[0]:.1f} points.",
-    )
+    least = _accuracy_ends(likely)[0]
+    doubt = f"{len(study.seeds)} seeds do not rule out that it loses {-least:.1f} points."
+    if not metrics.loses_accuracy(least, study.limits):
+        doubt = (
+            f"Alone that would be enough; as the best of {len(beyond)} it may be luck, which more "
+            "seeds can tell."
+        )
+    words = f"Most saved by {likely.name}: {_gain(study, likely)}. {doubt}"
+    return Choice(kind="likely", arm=likely, words=words)
 
 
 def goes_by_curve(study: Study) -> bool:
@@ -110,10 +118,12 @@ def _saves_most(study: Study, arms: list[ArmOutcome]) -> ArmOutcome | None:
     return max(usable, key=lambda pair: pair[0])[1] if usable else None
 
 
-def _accuracy_ends(arm: ArmOutcome) -> tuple[float, float]:
+def _accuracy_ends(arm: ArmOutcome, at_once: int = 1) -> tuple[float, float]:
+    """Of the change of accuracy; Bonferroni's, where the best of several arms is picked."""
     assert arm.accuracy_delta_pp is not None
     delta = arm.accuracy_delta_pp
-    return mean_interval(delta.values, EQUIVALENCE_LEVEL, delta.resolution)
+    level = 1 - (1 - EQUIVALENCE_LEVEL) / at_once
+    return mean_interval(delta.values, level, delta.resolution)
 
 
 def _unfinished(study: Study) -> str:

@@ -160,9 +160,11 @@ def mean_interval(
 
 
 def detectable_sd(seeds: int, comparisons: int) -> float | None:
-    """How many of its standard deviations a mean difference must measure to pass, at the least.
+    """How many of its standard deviations a mean difference must measure to pass among so many,
+    whatever the others do; None for a single seed.
 
-    The first step of Holm's procedure; None for a single seed.
+    It is the first step of Holm's procedure: where others have passed before it, less will do, but
+    never less than it takes for one comparison alone.
     """
     if seeds < 2:
         return None

@@ -463,8 +463,8 @@ class Study:
     """Largest difference in time of an A/A pair; None where none was run on one machine."""
     noise_accuracy_pp: float | None
     detectable_sd: float | None
-    """A mean difference below this many of its standard deviations cannot pass the test; None
-    for a single seed, where nothing can."""
+    """A mean difference of this many of its standard deviations passes the test, whatever others
+    do; None for a single seed, where nothing can."""
     arms: tuple[ArmOutcome, ...]
     contrasts: tuple[Contrast, ...]
     claims: tuple[Claim, ...]

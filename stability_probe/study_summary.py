@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stability_probe.limits import DEFAULT_LIMITS
+from stability_probe.paired import detectable_sd
 from stability_probe.plain import to_plain
 from stability_probe.records import ArmOutcome, Difference, MeanStd, Study
 from stability_probe.run_summary import SCHEMA_VERSION
@@ -129,10 +130,12 @@ def _footnote(study: Study) -> Text:
             "no saved % between runs of two machines; time s and target are each run's own"
         )
     tested = sum(arm.accuracy_delta_pp is not None for arm in study.arms)
-    if study.detectable_sd is not None:
+    least = detectable_sd(len(study.seeds), 1)
+    if study.detectable_sd is not None and least is not None:
         lines.append(
             f"* larger than the noise: paired t-test, Holm's correction for {tested} comparisons;\n"
-            f"with {len(study.seeds)} seeds a mean below {study.detectable_sd:.1f} SD cannot pass"
+            f"with {len(study.seeds)} seeds a mean of {study.detectable_sd:.1f} SD is always "
+            f"enough, one below {least:.1f} never"
         )
     else:
         lines.append("one seed: no difference can be told from noise; use --seeds 0,1,2 or more")

@@ -205,6 +205,8 @@ def test_what_is_called_detectable_just_passes(seeds: int, comparisons: int) -> 
     """A difference of that many SDs, the others being nothing, sits on the edge of the test."""
     limit = detectable_sd(seeds, comparisons)
     assert limit is not None
+    least = detectable_sd(seeds, 1)
+    assert least is not None
     shape = np.random.default_rng(0).standard_normal(seeds)
     shape = (shape - shape.mean()) / shape.std(ddof=1)
     nothing = [list(shape)] * (comparisons - 1)
@@ -212,6 +214,11 @@ def test_what_is_called_detectable_just_passes(seeds: int, comparisons: int) -> 
         one = list(shape + factor * limit)
         got = differences([one, *nothing], [one, *nothing], floor=0.0)
         assert got[0].larger_than_noise is passes
+    # Where the others have passed, the last needs no more than it would alone.
+    clear = [list(shape + 99.0)] * (comparisons - 1)
+    for factor, passes in ((0.999, False), (1.001, True)):
+        one = list(shape + factor * least)
+        assert differences([one, *clear], [one, *clear], floor=0.0)[0].larger_than_noise is passes
 
 
 def test_what_the_noise_alone_does_is_no_difference() -> None:
