@@ -45,10 +45,11 @@ from predictor.variance import (
     SeedFloor,
     Shares,
     harm_shares,
+    have_other_seed,
     seed_floor,
     variance_shares,
 )
-from stability_probe.errors import MissingError
+from stability_probe.errors import MissingError, UsageError
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.progress import Progress, Quiet
 
@@ -126,6 +127,8 @@ class Evaluation:
     """The candidate that the other families would pick, by the family held out."""
     scores: tuple[CandidateScores, ...]
     floor: SeedFloor
+    brier_beside_floor: Score | None
+    """Of the chosen candidate, over the rows that the floor is of."""
     harm: HarmShares
     contrasts: tuple[SkillContrast, ...]
     arms: tuple[Arm, ...]
@@ -158,13 +161,18 @@ def evaluate(
     """Every score of every candidate, for runs of so many epochs or as long as the rows are.
 
     Of the commonest recipe among the rows, or among those of an `lr_schedule`. Nothing here chooses
-    anything that is scored. Raises `MissingError` for fewer than three families: two others are
-    needed where one is held out.
+    anything that is scored. Raises `MissingError` for fewer than three families, as two others are
+    needed where one is held out; `UsageError` for runs no longer than their window.
     """
     if lr_schedule is not None:
         rows = [row for row in rows if row.lr_schedule == lr_schedule]
     rows = rows_like(rows, None, epochs)
     kept = usable(rows)
+    if epochs is not None and any(epochs <= row.window_epochs for row in kept):
+        raise UsageError(
+            f"{epochs} epochs are no more than the window that predictions are made of; use "
+            f"--epochs {max(row.window_epochs for row in kept) + 1} or more"
+        )
     # What a schedule does to a model that it trains; that it diverged is in the examples.
     trained = [r for r in kept if finished(r)]
     examples = make_examples(kept, limits)
@@ -210,6 +218,9 @@ def evaluate(
         selections=picks,
         scores=tuple(scores),
         floor=seed_floor(kept, drawn, limits),
+        brier_beside_floor=bootstrap.mean_score(
+            np.where(have_other_seed(kept), squared_errors(told[CHOSEN], examples), np.nan), drawn
+        ),
         harm=harm_shares(kept, drawn, limits),
         contrasts=tuple(_contrast(*c, told, examples, drawn) for c in CONTRASTS),
         arms=compare_arms(rows, limits),

@@ -10,12 +10,12 @@ import contextlib
 import dataclasses
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from predictor.corpus import CORPUS_READING, corpus_path, known_paths, load_rows
+from predictor.corpus import CORPUS_READING, CorpusRow, corpus_path, known_paths, load_rows
 from predictor.features import FEATURES, Case
 from predictor.horizon import REACH
 from predictor.known_models import KnownModel, known_models
@@ -46,7 +46,8 @@ class FittedPredictor:
     """Everything a prediction needs of its corpus."""
 
     key: str
-    """Of the rows, the limits and the formulas that were applied to them."""
+    """Of the rows, the limits and the formulas that were applied to them; empty where it is not
+    kept."""
     limits: Limits
     """What was taken for a benefit."""
     recipe: Recipe
@@ -105,13 +106,20 @@ def fitted_predictor(
     *,
     recipe: Recipe | None = None,
     epochs: int | None = None,
+    without: Collection[str] = (),
 ) -> FittedPredictor:
     """Of `corpus`, else of the shipped and the user's rows: stored if it was made before.
 
     It is made for runs of a `recipe`, else of the commonest, and of so many `epochs`, else of as
-    many as the rows have. Raises `MissingError` for an unusable corpus.
+    many as the rows have; `without` rows of these fixed runs. Raises `MissingError` for an unusable
+    corpus.
     """
     paths = [corpus] if corpus else known_paths()
+    if without:
+        rows = load_rows(paths)
+        kept = [row for row in rows if row.fixed_run_id not in without]
+        if len(kept) < len(rows):
+            return _fit(kept, limits, recipe, epochs)
     whole = _stored_or_made(paths, limits, None, None)
     if whole.is_for(recipe, epochs):
         return whole
@@ -152,12 +160,18 @@ def fit_predictor(
 
     Raises `MissingError` when none is usable.
     """
+    fitted = _fit(load_rows(paths), limits, recipe, epochs)
+    return dataclasses.replace(fitted, key=_key(paths, limits, recipe, epochs))
+
+
+def _fit(
+    loaded: Sequence[CorpusRow], limits: Limits, recipe: Recipe | None, epochs: int | None
+) -> FittedPredictor:
     from predictor.candidates import CANDIDATES
     from predictor.examples import make_examples, usable
     from predictor.held_out import Refits, half_widths
     from predictor.skill import describe, no_skill, only_verdict
 
-    loaded = load_rows(paths)
     speaking = rows_like(loaded, recipe, epochs)
     # Which runs have learned, or diverged, by then is asked of the runs as they were by then.
     rows = usable(speaking) or rows_of(usable(loaded), recipe)
@@ -173,7 +187,7 @@ def fit_predictor(
         raise TypeError(f"a stored fit cannot hold {CHOSEN}")
     widths, without_skill = half_widths(refits), no_skill(refits)
     return FittedPredictor(
-        key=_key(paths, limits, recipe, epochs),
+        key="",
         limits=limits,
         recipe=recipe_of(vars(rows[0])),
         run_epochs=(min(r.epochs for r in rows), max(r.epochs for r in rows)),

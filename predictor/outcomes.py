@@ -9,7 +9,7 @@ import numpy as np
 
 from predictor import bootstrap
 from predictor.corpus import CorpusRow
-from predictor.examples import finished, in_order, learned, usable
+from predictor.examples import in_order, learned, usable
 from predictor.scores import Score
 from stability_probe import metrics
 from stability_probe.limits import DEFAULT_LIMITS, Limits
@@ -52,8 +52,9 @@ class ModelOutcome:
 
 
 def compare_arms(rows: Sequence[CorpusRow], limits: Limits = DEFAULT_LIMITS) -> tuple[Arm, ...]:
-    """Each schedule of the corpus over all its finished rows that learned, and DEBA beside it."""
-    done = in_order(r for r in rows if finished(r) and learned(r))
+    """Each schedule of the corpus over all its rows whose fixed run finished and learned, and DEBA
+    beside it; that a schedule diverged is an outcome, and counts."""
+    done = in_order(r for r in rows if r.fixed_status == "finished" and learned(r))
     deba = {r.fixed_run_id: r for r in usable(done)}
     names = sorted({r.arm for r in done}, key=lambda n: (n != "deba", n))
     return tuple(_arm(n, [r for r in done if r.arm == n], deba, limits) for n in names)

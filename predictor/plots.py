@@ -40,7 +40,7 @@ def reliability(cases: Sequence[HeldOutCase]) -> list[tuple[float, float, int]]:
     A fifth without any case is left out.
     """
     told = np.array([c.probability_of_benefit for c in cases])
-    truth = np.array([c.benefits for c in cases], float)
+    truth = np.array([c.benefit_share for c in cases])
     at = np.clip(np.digitize(told, _BINS) - 1, 0, len(_BINS) - 2)
     return [
         (float(told[at == b].mean()), float(truth[at == b].mean()), int((at == b).sum()))
@@ -62,7 +62,7 @@ def draw_reliability(ax: Axes, evaluation: Evaluation) -> None:
     ax.errorbar(x, y, yerr=error, color=PALETTE[0], marker="o", capsize=3, label="held out")
     for px, py, count in points:
         ax.annotate(str(count), (px, py), xytext=(6, 6), textcoords="offset points", fontsize=8)
-    share = float(np.mean([c.benefits for c in evaluation.cases]))
+    share = float(np.mean([c.benefit_share for c in evaluation.cases]))
     ax.axhline(share, color=PALETTE[1], linewidth=1, linestyle=":", label="share of all")
     ax.set(
         title=f"Reliability of “{evaluation.chosen}”",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,19 @@ from stability_probe.records import Characterization, Prediction
 
 
 def predict(
-    c: Characterization, corpus: Path | None = None, limits: Limits = DEFAULT_LIMITS
+    c: Characterization,
+    corpus: Path | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    without: Collection[str] = (),
 ) -> Prediction:
     """The verdict for a characterized model, from `corpus`, else the shipped and the user's rows.
 
+    `without` rows of the fixed runs of these ids: to be scored by runs, it must not know them.
     Raises `MissingError` for an unusable corpus.
     """
-    fitted = fitted_predictor(corpus, limits, recipe=recipe_of(c.config), epochs=c.config["epochs"])
+    recipe, epochs = recipe_of(c.config), c.config["epochs"]
+    fitted = fitted_predictor(corpus, limits, recipe=recipe, epochs=epochs, without=without)
     before = measured_before(c, fitted.models, limits)
     return predict_cases(make_cases(c), c.config, fitted, busy=c.curve.busy, before=before)
 
@@ -41,12 +47,13 @@ def predict_cases(
     `busy` tells of the machine whose throughput was measured, `before` what is known of the model.
     """
     told, limits = fitted.estimates(cases), fitted.limits
-    nothing = next(filter(None, map(stuck, cases)), None)
-    if busy:
-        nothing = "the machine was busy while the throughput was measured; run it again"
-    silent = nothing or unlike_recipes(config, fitted.recipes)
+    hung = next(filter(None, map(stuck, cases)), None)
+    silent = hung or unlike_recipes(config, fitted.recipes)
     for case in cases:
         silent = silent or unlike(case, fitted.known)
+    if busy:  # which another try may change, and nothing else
+        also = f"{silent}; and the" if silent else "the"
+        silent = f"{also} machine was busy while the throughput was measured; run it again"
     return decide(
         told,
         fitted.intervals(told, cases),
@@ -59,7 +66,7 @@ def predict_cases(
         measured_before=before,
         alternative=(
             None
-            if nothing
+            if hung or busy
             else larger_fixed_batch(
                 cases[0],
                 float(told.time_saved_pct.mean()),

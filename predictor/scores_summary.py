@@ -45,7 +45,8 @@ def evaluation_tables(e: Evaluation) -> Group:
     chosen = (
         f"* what probe predicts with; by the score on the other families {_picks(e)}\n"
         "† of a prediction that is the same for all seeds of a model and data set, since\n"
-        "seeds differ by twice as much"
+        f"seeds differ by twice as much; of the {e.floor.num_rows} rows that have another seed,\n"
+        f"where {e.chosen} has a Brier score of {_interval(e.brier_beside_floor, 3)}"
     )
     parts: list[RenderableType] = [
         Text(head),
@@ -261,9 +262,11 @@ def _harm_table(e: Evaluation) -> Table:
         ),
         ("a fixed run's last epoch beside the one before", e.harm.one_epoch, None),
     )
+    beyond = (_signed(s) for s in (e.harm.beyond_luck, e.harm.beyond_luck_averaged))
     lost = f"more than {e.limits.max_accuracy_loss_pp:g} points lost"
     columns = (lost, "last epoch", f"mean of last {AVERAGED_EPOCHS}")
-    return _table(columns, ((name, *map(_interval, shares)) for name, *shares in rows))
+    told = [(name, *map(_interval, shares)) for name, *shares in rows]
+    return _table(columns, [*told, ("the first minus the second, where both are", *beyond)])
 
 
 def _end_line(e: Evaluation) -> str:

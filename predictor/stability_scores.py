@@ -93,6 +93,7 @@ class _Cells:
     """Of the score over seeds."""
     variance: NDArray[np.float64]
     """Between seeds."""
+    num_seeds: NDArray[np.float64]
     time_saved_pct: NDArray[np.float64]
     accuracy_delta_pp: NDArray[np.float64]
 
@@ -143,7 +144,7 @@ def _cells(
             delta = np.mean([r.accuracy_delta_pp for r in group])
             spread = np.var(scores, ddof=1)
             words = (group[0].family, f"{data} {schedule}")
-            cells.append((*words, np.mean(scores), spread, saved, delta))
+            cells.append((*words, np.mean(scores), spread, len(scores), saved, delta))
     return _Cells(*map(np.array, zip(*cells, strict=True))) if cells else None
 
 
@@ -164,8 +165,11 @@ def _told(cells: _Cells, drawn: NDArray[np.intp]) -> tuple[float, float, float]:
     groups = cells.groups(drawn)
     if not groups:
         return np.nan, np.nan, np.nan
-    within = np.concatenate([cells.variance[g] for g in groups]).mean()
-    between = np.mean([cells.mean[g].var(ddof=1) for g in groups])
+    at = np.concatenate(groups)
+    within = cells.variance[at].mean()
+    # The means over seeds scatter by what seeds leave in them, too.
+    left = (cells.variance[at] / cells.num_seeds[at]).mean()
+    between = max(0.0, np.mean([cells.mean[g].var(ddof=1) for g in groups]) - left)
     ranks = [
         np.array([spearman(cells.mean[g], outcome[g]) for g in groups])
         for outcome in (cells.time_saved_pct, cells.accuracy_delta_pp)

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from predictor import predict
 from predictor.corpus import CORPUS_READING
 from predictor.judge import judge
+from predictor.prediction import predict
 from stability_probe.config import RunConfig
 from stability_probe.errors import RunError
 from stability_probe.limits import DEFAULT_LIMITS, Limits
@@ -32,23 +32,24 @@ def validate(
 ) -> Validation:
     """Characterize and predict, then measure: fixed and adaptive full runs, paired by seed.
 
-    The prediction is made before any full run starts, and the schedule is by default the one that
-    the corpus was measured with, of which alone it speaks. Runs already in the store are used, not
-    repeated. Raises `RunError` when a run diverged, so that there is nothing to compare, and
-    `UsageError` when a stored one is of another machine than the prediction speaks of.
+    The prediction is made before any full run starts, and without rows of these very runs, where
+    they were added to the user's. The schedule is by default the one that the corpus was measured
+    with, of which alone it speaks. Runs already in the store are used, not repeated. Raises
+    `RunError` when a run diverged, so that there is nothing to compare, and `UsageError` when a
+    stored one is of another machine than the prediction speaks of.
     """
     progress = progress or Quiet()
     if scheduler_args is None:
         scheduler_args = CORPUS_READING if scheduler == "deba" else {}
     arguments = dict(scheduler_args)
     c = characterize(config, seeds=seeds, store=store, progress=progress)
-    prediction = predict(c, limits=limits)
+    resolved = RunConfig.from_dict(c.config)
+    baselines = [dataclasses.replace(resolved, seed=seed) for seed in seeds]
+    prediction = predict(c, limits=limits, without={fixed.run_id() for fixed in baselines})
     # Kept, so that `probe report` finds it beside the runs that follow.
     store.save_characterization(c, prediction)
-    resolved = RunConfig.from_dict(c.config)
     pairs = []
-    for seed in seeds:
-        fixed = dataclasses.replace(resolved, seed=seed)
+    for fixed in baselines:
         adaptive = dataclasses.replace(fixed, scheduler=scheduler, scheduler_args=arguments)
         results = []
         for wanted in (fixed, adaptive):

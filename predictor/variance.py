@@ -57,6 +57,8 @@ class SeedFloor:
     absolute errors it is a bound, since |a − b| ≤ |a − m| + |b − m| whatever m is told.
     """
 
+    num_rows: int
+    """That have another seed beside them."""
     brier: Score | None
     time_saved_mae: Score | None
     accuracy_delta_mae: Score | None
@@ -75,6 +77,9 @@ class HarmShares:
     deba_averaged: Score | None
     """As `deba`, by the mean accuracy of the last `AVERAGED_EPOCHS`: less of it is the epoch's."""
     another_seed_averaged: Score | None
+    beyond_luck: Score | None
+    """`deba` minus `another_seed`, of the rows that have both."""
+    beyond_luck_averaged: Score | None
     fixed_scatter_pp: Score | None
     """How far the accuracy moves from epoch to epoch at the end, by `metrics.accuracy_scatter_pp`:
     the mean over fixed runs."""
@@ -124,6 +129,7 @@ def seed_floor(
         return lambda one, other: abs(told(one, one.curve) - told(other, one.curve))
 
     return SeedFloor(
+        num_rows=int(have_other_seed(rows).sum()),
         brier=least(disagree),
         time_saved_mae=least(apart("time_saved_pct")),
         accuracy_delta_mae=least(apart("accuracy_delta_pp")),
@@ -159,13 +165,16 @@ def harm_shares(
     )
     ends = [row.fixed_accuracies[-2:] for row in rows]
     by_epoch = [loses(end[-1], end[0]) if len(end) > 1 else np.nan for end in ends]
-    by_deba = [metrics.loses_accuracy(row.accuracy_delta_pp, limits) for row in rows]
+    by_deba = np.array([metrics.loses_accuracy(r.accuracy_delta_pp, limits) for r in rows], float)
+    by_deba_averaged = np.array([*map(by_mean, rows)], float)
     return HarmShares(
-        deba=bootstrap.mean_score(np.array(by_deba, float), drawn),
+        deba=bootstrap.mean_score(by_deba, drawn),
         another_seed=bootstrap.mean_score(by_seed, drawn),
         one_epoch=bootstrap.mean_score(np.array(by_epoch, float), drawn),
-        deba_averaged=bootstrap.mean_score(np.array([*map(by_mean, rows)], float), drawn),
+        deba_averaged=bootstrap.mean_score(by_deba_averaged, drawn),
         another_seed_averaged=bootstrap.mean_score(by_seed_averaged, drawn),
+        beyond_luck=bootstrap.mean_score(by_deba - by_seed, drawn),
+        beyond_luck_averaged=bootstrap.mean_score(by_deba_averaged - by_seed_averaged, drawn),
         fixed_scatter_pp=scatter([row.fixed_accuracies for row in rows]),
         deba_scatter_pp=scatter([row.adaptive_accuracies if finished(row) else () for row in rows]),
     )
@@ -186,6 +195,11 @@ def _to_other_seeds(
             for row, beside in zip(rows, others, strict=True)
         ]
     )
+
+
+def have_other_seed(rows: Sequence[CorpusRow]) -> NDArray[np.bool_]:
+    """Which rows differ from another in the seed alone, shape [num_rows]."""
+    return ~np.isnan(_to_other_seeds(rows, lambda one, other: 0.0))
 
 
 def _all_but_seed(row: CorpusRow) -> tuple[object, ...]:

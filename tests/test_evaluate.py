@@ -39,7 +39,7 @@ from predictor.scores_summary import _short, evaluation_json, evaluation_tables
 from predictor.skill import brier
 from predictor.variance import seed_floor
 from stability_probe import metrics
-from stability_probe.errors import MissingError
+from stability_probe.errors import MissingError, UsageError
 from stability_probe.limits import Limits
 from tests.predictor_factories import FAMILIES, make_corpus, make_corpus_row
 
@@ -91,14 +91,10 @@ def evaluation(rows: list[CorpusRow]) -> Evaluation:
         return evaluate(rows)
 
 
-def test_a_run_that_diverged_is_scored_as_harm_and_described_nowhere_else(
-    rows: list[CorpusRow], evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("few_candidates")
+def test_a_run_that_diverged_is_harm_and_says_nothing_of_a_model_that_trains(
+    rows: list[CorpusRow], evaluation: Evaluation
 ) -> None:
-    monkeypatch.setattr(module, "CANDIDATES", FEW)
-    monkeypatch.setattr(module, "BASELINES", {"majority": BASELINES["majority"]})
-    monkeypatch.setattr(module, "CONTRASTS", ())
-    monkeypatch.setattr(module, "CHOSEN", "headroom")
-    monkeypatch.setattr(stability_scores, "DRAWS", 10)
     lost = dataclasses.replace(usable(rows)[0], seed=99, adaptive_status="diverged")
     told = evaluate([*rows, lost])
     assert (evaluation.num_diverged, told.num_diverged) == (0, 1)
@@ -106,7 +102,6 @@ def test_a_run_that_diverged_is_scored_as_harm_and_described_nowhere_else(
     harms = [e.class_counts.get("harms", 0) for e in (evaluation, told)]
     assert harms[1] == harms[0] + 1
     assert told.models == evaluation.models
-    assert told.arms == evaluation.arms
 
 
 def naive_held_out(candidate: Candidate, examples: list[Example]) -> Estimates:
@@ -255,6 +250,18 @@ def test_an_arm_of_another_machine_is_compared_with_deba_on_one_curve() -> None:
     assert arm.deba_saves_more_pct.value == 0.0, "both grew alike"
 
 
+def test_a_schedule_is_none_the_better_for_a_run_that_diverged() -> None:
+    finished = [make_corpus_row(seed=seed, family=f"f{seed}", model="m") for seed in range(3)]
+    lost = dataclasses.replace(
+        finished[0], adaptive_status="diverged", adaptive_accuracies=(), adaptive_batch_sizes=(16,)
+    )
+    (before,), (after,) = (compare_arms([one, *finished[1:]]) for one in (finished[0], lost))
+    assert (before.num_rows, after.num_rows) == (3, 3)
+    assert before.accuracy_delta_pp is not None
+    assert after.accuracy_delta_pp is not None
+    assert after.accuracy_delta_pp.value < before.accuracy_delta_pp.value - 10
+
+
 def test_an_evaluation_repeats_to_the_bit(
     rows: list[CorpusRow], evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,6 +349,13 @@ def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("few_candidates")
+def test_a_run_no_longer_than_its_window_is_none_to_predict(rows: list[CorpusRow]) -> None:
+    window = rows[0].window_epochs
+    with pytest.raises(UsageError, match=f"use --epochs {window + 1} or more"):
+        evaluate(rows, epochs=window)
+
+
+@pytest.mark.usefixtures("few_candidates")
 def test_rates_are_scored_apart(rows: list[CorpusRow]) -> None:
     cosine = [dataclasses.replace(row, lr_schedule="cosine") for row in rows[: len(rows) * 3 // 4]]
     both = [*cosine, *rows]
@@ -420,10 +434,10 @@ def test_figures_show_the_numbers(evaluation: Evaluation, tmp_path: Path) -> Non
 
 def test_a_fifth_without_cases_is_left_out(evaluation: Evaluation) -> None:
     cases = [
-        dataclasses.replace(evaluation.cases[0], probability_of_benefit=p, benefits=b)
-        for p, b in ((0.0, False), (0.1, True), (0.95, True), (1.0, True))
+        dataclasses.replace(evaluation.cases[0], probability_of_benefit=p, benefit_share=share)
+        for p, share in ((0.0, 0.0), (0.1, 1.0), (0.95, 0.75), (1.0, 1.0))
     ]
-    assert reliability(cases) == [(0.05, 0.5, 2), (0.975, 1.0, 2)]
+    assert reliability(cases) == [(0.05, 0.5, 2), (0.975, 0.875, 2)]
 
 
 def test_runs_that_learned_nothing_are_left_out_and_counted(rows: list[CorpusRow]) -> None:

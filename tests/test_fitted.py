@@ -158,6 +158,20 @@ def test_own_rows_change_the_key_and_the_fit() -> None:
     assert fitted_predictor().basis == before.basis
 
 
+def test_to_be_scored_by_runs_it_must_not_know_them(corpus: Path, tmp_path: Path) -> None:
+    rows = load_corpus(corpus)
+    known = {row.fixed_run_id for row in rows if row.model == rows[0].model}
+    others = [row for row in rows if row.fixed_run_id not in known]
+    path = tmp_path / "others.csv"
+    path.write_text(format_corpus(others))
+    assert 0 < len(others) < len(rows)
+    before = cache()
+    got = fitted_predictor(corpus, without=known)
+    assert to_json(got) == to_json(dataclasses.replace(fit_predictor([path]), key=""))
+    assert cache() == before, "it is not what another prediction is made of"
+    assert same(fitted_predictor(corpus, without={"no run"}), fitted_predictor(corpus))
+
+
 def test_a_prediction_imports_neither_torch_nor_scikit_learn(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     path.write_text(json.dumps(to_plain(make_characterization())))

@@ -134,7 +134,8 @@ class Bench:
             make_characterization(tuple(make_metrics() for _ in seeds)), config=resolved.to_dict()
         )
 
-    def predict(self, c: Characterization, limits: Limits) -> Prediction:
+    def predict(self, c: Characterization, limits: Limits, without: set[str]) -> Prediction:
+        self.unseen = without
         self.calls.append(f"predict {len(c.metrics)}")
         return make_prediction(limits=limits)
 
@@ -165,6 +166,8 @@ def test_the_prediction_is_made_before_any_full_run(bench: Bench, tmp_path: Path
     validate(CONFIG, seeds=(3, 7), store=Store(tmp_path))
     assert bench.calls[:2] == ["characterize resnet10t [3, 7]", "predict 2"]
     assert sorted(bench.calls[2:]) == ["deba 3", "deba 7", "fixed 3", "fixed 7"]
+    # Nor does it know these runs from the user's rows.
+    assert bench.unseen == {c.run_id() for c in bench.configs if c.scheduler == "fixed"}
 
 
 def test_what_was_told_is_kept_beside_the_runs(bench: Bench, tmp_path: Path) -> None:

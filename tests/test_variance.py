@@ -138,6 +138,7 @@ def test_the_floor_by_hand() -> None:
     again = dataclasses.replace(rows[0], memory_format="channels_last", fixed_run_id="again")
     assert floor_of([rows[0], again]) == [None, None, None], "the same seed is no other"
     assert floor_of([alone]) == [None, None, None]
+    assert seed_floor([*rows, alone], bootstrap.draw(["a"] * 4, draws=10)).num_rows == 3
 
 
 @pytest.mark.parametrize(
@@ -225,12 +226,18 @@ def test_shares_of_harm_by_hand() -> None:
     # The second is 1 and 0.6 points below the others, the third 0.4 below the first.
     assert got.another_seed.value == pytest.approx(2 / 6)
     assert got.one_epoch.value == pytest.approx(1 / 3)
+    assert got.beyond_luck is not None
+    assert got.beyond_luck.value == pytest.approx((0 + (1 - 1) + 0) / 3)
     more = harm_shares([*rows, alone], bootstrap.draw(["a"] * 3 + ["b"], draws=10))
     assert (more.another_seed, more.one_epoch) != (None, None)
     assert more.deba is not None
     assert more.deba.value == pytest.approx(2 / 4), "a run that diverged has lost all"
     assert more.another_seed == pytest.approx(got.another_seed)
     assert more.one_epoch == pytest.approx(got.one_epoch)
+    worse = dataclasses.replace(rows[0], adaptive_accuracies=(0.5, 0.6, 0.7, 0.79))
+    lost = harm_shares([worse, *rows[1:], alone], bootstrap.draw(["a"] * 3 + ["b"], draws=10))
+    assert lost.beyond_luck is not None
+    assert lost.beyond_luck.value == pytest.approx(1 / 3), "of what has both"
 
 
 outcomes = st.tuples(st.floats(0, 90), st.floats(-9, 9))
@@ -331,6 +338,24 @@ def make_steady_rows() -> list[CorpusRow]:
     return rows
 
 
+def test_a_score_of_noise_alone_does_not_repeat() -> None:
+    """With two seeds their means scatter by half of what seeds do: that is no repeatability."""
+    rng = np.random.default_rng(0)
+    rows = [
+        make_corpus_row(
+            family=f"f{index}",
+            model=f"m{index}",
+            seed=seed,
+            profile_grad_norms=tuple(np.exp(0.3 * rng.standard_normal(4)).tolist()),
+        )
+        for index in range(200)
+        for seed in range(2)
+    ]
+    (told,) = (f for f in compare_formulas(rows) if (f.name, f.window) == ("CV of the norm", 4))
+    assert told.repeatability is not None
+    assert told.repeatability.value == pytest.approx(0.0, abs=0.15)
+
+
 def test_repeatability_and_rank_the_long_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stability_scores, "DRAWS", 50)
     rows = make_steady_rows()
@@ -345,7 +370,7 @@ def test_repeatability_and_rank_the_long_way(monkeypatch: pytest.MonkeyPatch) ->
     )
     assert got.repeatability is not None
     assert got.repeatability.value == pytest.approx(
-        scores.mean(axis=1).var(ddof=1) / scores.var(axis=1, ddof=1).mean()
+        scores.mean(axis=1).var(ddof=1) / scores.var(axis=1, ddof=1).mean() - 1 / scores.shape[1]
     )
     assert got.rank_time_saved is not None
     saved = [r.curve_saved_pct for r in rows if r.seed == 0]
