@@ -169,13 +169,14 @@ def predicted_gain(p: Prediction, headroom: str) -> Gain:
 
 def gain_of(v: Validation, headroom: str) -> Gain:
     """For the ranking, where full runs were made."""
+    paid_off = [c.benefit_class for c in v.comparisons].count("benefits")
     return Gain(
         group=GROUPS[v.benefit_class],
         time_saved_pct=v.time_saved_pct.mean,
         time_saved=f"{signed(v.time_saved_pct)} %",
         accuracy=signed(v.accuracy_delta_pp),
         headroom=headroom,
-        known=f"measured, {counted(len(v.comparisons), 'pair')}",
+        known=f"measured: {paid_off} of {counted(len(v.comparisons), 'pair')} paid off",
     )
 
 

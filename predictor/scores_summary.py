@@ -266,7 +266,7 @@ def _harm_table(e: Evaluation) -> Table:
     lost = f"more than {e.limits.max_accuracy_loss_pp:g} points lost"
     columns = (lost, "last epoch", f"mean of last {AVERAGED_EPOCHS}")
     told = [(name, *map(_interval, shares)) for name, *shares in rows]
-    return _table(columns, [*told, ("the first minus the second, where both are", *beyond)])
+    return _table(columns, [*told, ("DEBA minus another seed, of rows with both", *beyond)])
 
 
 def _end_line(e: Evaluation) -> str:
