@@ -357,7 +357,10 @@ def test_the_model_that_gains_most_comes_first(tmp_path: Path) -> None:
 def test_what_was_measured_outranks_what_was_told(root: Path, names: dict[str, str]) -> None:
     report = make_report([load_stored(names[n], root) for n in ("fixed", "probe")], root)
     assert [s.kind for s in report.sections] == ["probe", "run"]
-    assert [s.gain.known for s in report.sections] == ["measured: 2 of 2 pairs paid off", "nothing to compare"]
+    assert [s.gain.known for s in report.sections] == [
+        "measured: 2 of 2 pairs paid off",
+        "nothing to compare",
+    ]
 
 
 def test_a_single_model_is_not_ranked(probe_page: Page) -> None:

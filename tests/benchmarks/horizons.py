@@ -24,13 +24,16 @@ from predictor.horizon import can_be_cut, rows_for
 from predictor.horizon_scores import HORIZONS
 from predictor.prediction import predict_cases
 from predictor.variance import AVERAGED_EPOCHS
+from stability_probe import metrics
 from stability_probe.limits import DEFAULT_LIMITS
-
-LOSS = DEFAULT_LIMITS.max_accuracy_loss_pp
 
 
 def describe(rows: Sequence[CorpusRow]) -> dict[str, float]:
     """Shares and means over rows of one length."""
+
+    def lost(deltas_pp: Sequence[float]) -> float:
+        return float(np.mean([metrics.loses_accuracy(d, DEFAULT_LIMITS) for d in deltas_pp]))
+
     averaged = [
         100 * (np.mean(r.adaptive_accuracies[-n:]) - np.mean(r.fixed_accuracies[-n:]))
         for r in rows
@@ -41,8 +44,8 @@ def describe(rows: Sequence[CorpusRow]) -> dict[str, float]:
         "saved_pct": float(np.mean([r.curve_saved_pct for r in rows])),
         "measured_saved_pct": float(np.mean([r.time_saved_pct for r in rows])),
         "points": float(np.mean([r.accuracy_delta_pp for r in rows])),
-        "lost": float(np.mean([r.accuracy_delta_pp < -LOSS for r in rows])),
-        "lost_averaged": float(np.mean(np.array(averaged) < -LOSS)),
+        "lost": lost([r.accuracy_delta_pp for r in rows]),
+        "lost_averaged": lost(averaged),
         "benefit": float(np.mean([r.benefit_class(DEFAULT_LIMITS) == "benefits" for r in rows])),
     }
 
