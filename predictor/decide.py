@@ -138,8 +138,10 @@ def larger_fixed_batch(
         saved = metrics.saved_pct(base, point.samples_per_s)
         if point.batch_size > case.batch_size and saved >= time_saved_pct:
             told = "what it does to accuracy was not measured"
-            if known is not None and point.batch_size <= known.factor * case.batch_size:
-                told = known.words(limits)
+            most = known.factor * case.batch_size if known else 0
+            if known and point.batch_size <= most:
+                own = "" if point.batch_size == most else f"{told}; "
+                told = own + known.words(limits)
             return (
                 f"a plain fixed batch of {point.batch_size} would save {saved:.0f} % on this "
                 f"device; {told}"

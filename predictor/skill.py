@@ -117,7 +117,7 @@ def describe(chosen: Refits, recipe: Recipe, *, verdicts: bool) -> str:
     benefited = f", {100 * benefit_shares(examples).mean():.0f} % with a benefit; "
     if verdicts and only_verdict(chosen) and (share := _share_of_benefits(chosen)):
         low, mean, high = (round(100 * s) for s in (share.low, share.value, share.high))
-        benefited = f"; {mean} % of those with headroom benefited ({low} to {high}), "
+        benefited = f"; {mean} % of those with headroom benefited ({low} to {high}); "
     lengths = {e.case.epochs for e in examples}
     over = f" over {min(lengths)} epochs" if len(lengths) == 1 else ""
     over = f",{over} at {words_of(recipe, 'lr_schedule')}"
@@ -130,13 +130,13 @@ def describe(chosen: Refits, recipe: Recipe, *, verdicts: bool) -> str:
 
 def _answered_rightly(told: Estimates, examples: Sequence[Example]) -> str:
     answered = is_answered(told)
-    right = f"{answered.sum()} of {len(examples)} answered"
+    told_of = f"{answered.sum()} of {len(examples)} answered"
     if answered.any():
         says, truth = told.probability_of_benefit >= ADAPT_PROBABILITY, benefits_of(examples) == 1
-        share = (says == truth)[answered].mean()
-        majority = (truth == (truth.mean() >= 0.5))[answered].mean()
-        right += f", {share:.2f} of them rightly (always the commoner answer: {majority:.2f})"
-    return right
+        right = (says == truth)[answered].sum()
+        commoner = (truth == (truth.mean() >= 0.5))[answered].sum()
+        told_of += f", {right} rightly (always the commoner answer: {commoner})"
+    return told_of
 
 
 def is_answered(told: Estimates) -> NDArray[np.bool_]:
