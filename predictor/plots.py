@@ -65,7 +65,7 @@ def draw_reliability(ax: Axes, evaluation: Evaluation) -> None:
     share = float(np.mean([c.benefit_share for c in evaluation.cases]))
     ax.axhline(share, color=PALETTE[1], linewidth=1, linestyle=":", label="share of all")
     ax.set(
-        title=f"Reliability of “{evaluation.chosen}”",
+        title=f"Reliability of “{evaluation.chosen}”\n(on the diagonal it means what it says)",
         xlabel="probability of benefit told",
         ylabel="share that benefited",
         xlim=(-0.03, 1.03),
@@ -108,7 +108,8 @@ def draw_told(ax: Axes, cases: Sequence[HeldOutCase], interval_level: float) -> 
         xlabel="told, %",
         ylabel="measured, %",
     )
-    ax.legend(loc="best", fontsize=7, ncols=2)
+    # Beside the points, of which it would hide some.
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7)
 
 
 def draw_rehearsals(ax: Axes, cases: Sequence[Case], seeds: Sequence[int]) -> None:
