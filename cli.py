@@ -99,13 +99,18 @@ def characterize(**options: Any) -> None:
     with watching(options) as progress:
         c = characterize(config, seeds=options["seeds"], store=store, progress=progress)
         p = predict(c, limits=limits)
+    path, failed = None, None
+    try:
+        path = store.save_characterization(c, p)
+    except OSError as error:  # a disk that is full by now does not take the answer with it
+        failed = error
     print_result(
         options["json"],
-        lambda: summary.characterization_json(c, p),
-        lambda: summary.characterization_table(c, p),
+        lambda: summary.characterization_json(c, p, path),
+        lambda: summary.characterization_table(c, p, store.root),
     )
-    # Stored last: a disk that is full by now does not take the answer with it.
-    path = store.save_characterization(c, p)
+    if failed is not None:
+        raise failed
     if not options["quiet"] and not options["json"]:
         kept = shlex.quote(str(path))
         click.echo(f"kept; draw it with: probe plot {kept}", err=True)
@@ -619,15 +624,16 @@ def predict(**options: Any) -> None:
     """Predict again from a stored characterization, without measuring."""
     limits = make_limits(options)
     from predictor import predict, summary
-    from stability_probe.store import read_characterization
+    from stability_probe.store import characterization_file, read_characterization, runs_beside
     from stability_probe.terminal import print_result
 
-    c, _ = read_characterization(Path(options["characterization"]))
+    path = characterization_file(Path(options["characterization"]))
+    c, _ = read_characterization(path)
     p = predict(c, limits=limits)
     print_result(
         options["json"],
-        lambda: summary.characterization_json(c, p),
-        lambda: summary.characterization_table(c, p),
+        lambda: summary.characterization_json(c, p, path),
+        lambda: summary.characterization_table(c, p, runs_beside(path)),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from stability_probe.config import CHOICES, RunConfig
+from stability_probe.folders import RUNS_FOLDER
 from stability_probe.limits import DEFAULT_LIMITS
 from stability_probe.settings import (
     FIELD_OF_FLAG,
@@ -55,7 +56,7 @@ def seeds_option(default: str) -> click.Option:
     return click.Option(["--seeds"], type=Seeds(), default=default, show_default=True, help=about)
 
 
-def folder_option(about: str, *names: str, default: str = "probe-runs") -> click.Option:
+def folder_option(about: str, *names: str, default: str = RUNS_FOLDER) -> click.Option:
     kind = click.Path(file_okay=False)
     return click.Option(names, type=kind, default=default, show_default=True, help=about)
 

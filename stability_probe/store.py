@@ -27,6 +27,9 @@ from stability_probe.plain import from_plain, to_plain
 from stability_probe.records import Characterization, EpochRecord, Prediction, RunResult, Study
 from stability_probe.sealed import seal, unseal
 
+CHARACTERIZATIONS = "characterizations"
+"""The folder beside the runs that holds them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
@@ -120,7 +123,7 @@ class Store:
         """Keep a characterization beside the runs; an earlier one is never overwritten."""
         name = RunConfig.from_dict(c.config).run_id()
         content = {"characterization": to_plain(c), "prediction": to_plain(prediction)}
-        return self._save("characterizations", name, content)
+        return self._save(CHARACTERIZATIONS, name, content)
 
     def save_study(self, kind: str, study: Study) -> Path:
         """Keep a comparison or an ablation; an earlier one is never overwritten."""
@@ -251,6 +254,27 @@ def read_characterization(path: Path) -> tuple[Characterization, Prediction]:
         raise MissingError(
             f"{path} holds no characterization ({error}); use a file that probe characterize stored"
         ) from error
+
+
+def characterization_file(path: Path) -> Path:
+    """The stored file itself, or the one that is named by what `characterize --json` printed.
+
+    Raises `MissingError` for what is no JSON and for a named file that is not there.
+    """
+    named = read_json(path).get("stored")
+    if not isinstance(named, str):
+        return path
+    if not Path(named).is_file():
+        raise MissingError(
+            f"{path} is what --json prints, and the stored file that it names, {named}, is not "
+            "there; use that file, or characterize again"
+        )
+    return Path(named)
+
+
+def runs_beside(path: Path) -> Path | None:
+    """The folder of runs that a stored characterization lies in; None for one that was moved."""
+    return path.parent.parent if path.parent.name == CHARACTERIZATIONS else None
 
 
 def read_study(path: Path) -> Study:

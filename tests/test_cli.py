@@ -693,6 +693,42 @@ def test_characterize_prints_and_keeps_its_answer(fake: Callable[..., None]) -> 
     assert "ADAPT" in shown.stdout
 
 
+def test_what_characterize_prints_leads_to_what_it_stored(
+    fake: Callable[..., None], drawn: list[Any]
+) -> None:
+    fake_characterize(fake, make_prediction())
+    printed = invoke("characterize", "m", "--json", "-o", "mine").stdout
+    Path("c.json").write_text(printed)
+    stored = Path(json.loads(printed)["stored"])
+    assert [stored] == list(Path("mine").absolute().rglob("*.json"))
+    again = invoke("predict", "c.json", "--json")
+    assert json.loads(again.stdout) == json.loads(printed)
+    assert invoke("plot", "c.json").exit_code == 0
+    assert drawn[0][0].characterization == make_characterization(RunConfig(model="m"))
+    stored.unlink()
+    for command in ("predict", "plot", "report"):
+        fails(invoke(command, "c.json"), 4, "c.json is what --json prints", stored.name)
+
+
+def test_the_next_command_reads_the_same_runs(fake: Callable[..., None]) -> None:
+    fake_characterize(fake, make_prediction())
+
+    def told(*args: str) -> str:
+        return invoke(*args).stdout.split("next: ")[1].replace("\n", " ")
+
+    assert " -o " not in told("characterize", "m")
+    assert told("characterize", "m", "-o", "mine").endswith("-o mine ")
+    (stored,) = Path("mine").rglob("*.json")
+    assert told("predict", str(stored)).endswith("-o mine ")
+    stored.rename("moved.json")
+    assert " -o " not in told("predict", "moved.json")
+
+
+def test_a_file_that_is_no_json() -> None:
+    Path("data.py").write_text("import torch\n")
+    fails(invoke("predict", "data.py"), 4, "cannot read data.py: it is not JSON\n")
+
+
 def test_full_disk_at_the_end_does_not_take_the_answer(
     fake: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

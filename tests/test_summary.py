@@ -48,7 +48,7 @@ CONTRACT: dict[str, Any] = {
         (
             *("schema_version", "model", "data", "device", "precision", "batch_size"),
             *("window_epochs", "epochs", "seeds", "num_params", "throughput", "headroom"),
-            "environment",
+            *("environment", "stored"),
         )
     ),
     "stability_score": MEAN_STD,
