@@ -21,7 +21,7 @@ from stability_probe.plain import to_plain
 from stability_probe.probe_summary import measured_table, over_seeds
 from stability_probe.records import Characterization, Comparison, Prediction, Validation
 from stability_probe.run_summary import SCHEMA_VERSION
-from stability_probe.words import interval_words, with_std
+from stability_probe.words import interval_words, signed
 
 VERDICTS = {
     "adapt": ("ADAPT the batch", "bold green"),
@@ -146,30 +146,32 @@ def validation_table(v: Validation) -> Group:
         "time saved %",
         f"{p.time_saved_pct:+.1f}",
         interval_words(p.time_saved_interval_pct, 1),
-        with_std(v.time_saved_pct),
+        signed(v.time_saved_pct),
     )
     table.add_row(
         "accuracy change, points",
-        f"{p.accuracy_delta_pp:+.2f}",
-        interval_words(p.accuracy_delta_interval_pp, 2),
-        with_std(v.accuracy_delta_pp),
+        f"{p.accuracy_delta_pp:+.1f}",
+        interval_words(p.accuracy_delta_interval_pp, 1),
+        signed(v.accuracy_delta_pp),
     )
-    table.add_row("updates saved %", "", "", f"{v.updates_saved_pct:.1f}")
+    table.add_row("updates saved %", "", "", f"{v.updates_saved_pct:+.1f}")
     to_target = v.time_to_target_saved_pct
     table.add_row(
         "time to target saved %",
         "",
         "",
-        "a seed never reached it" if to_target is None else f"{to_target:.1f}",
+        "a seed never reached it" if to_target is None else f"{to_target:+.1f}",
     )
-    table.add_row("class", p.verdict, f"P(benefit) {p.probability_of_benefit:.2f}", v.benefit_class)
+    verdict = VERDICTS[p.verdict][0].replace(" the batch", "")  # the column is narrow
+    table.add_row("class", verdict, f"P(benefit) {p.probability_of_benefit:.2f}", v.benefit_class)
     seeds = ", ".join(
-        f"seed {c.seed}: {c.time_saved_pct:+.0f} %, {c.accuracy_delta_pp:+.1f} pp"
+        f"seed {c.seed}: {c.time_saved_pct:+.0f} %, {c.accuracy_delta_pp:+.1f} points"
         for c in v.comparisons
     )
     head = f"{v.config['model']} on {v.config['data']}, {v.config['epochs']} epochs, {seeds}"
     luck = scatter_words(v.comparisons)
-    beside = [Text(luck, "dim")] if luck else []
+    target = f"target: the fixed run's final accuracy - {metrics.TARGET_MARGIN_PP:g} points"
+    beside = [Text(target, "dim"), *([Text(luck, "dim")] if luck else [])]
     if p.limits != DEFAULT_LIMITS:
         beside.append(Text(f"a benefit here: {p.limits.words}", "dim"))
     return Group(Text(head), Text(), table, *beside, Text(), _outcome(v))

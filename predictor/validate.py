@@ -44,7 +44,9 @@ def validate(
     c = characterize(config, seeds=seeds, store=store, progress=progress)
     prediction = predict(c, limits=limits)
     # Kept, so that `probe report` finds it beside the runs that follow.
-    store.save_characterization(c, prediction)
+    path = store.save_characterization(c, prediction)
+    if not path.stem.endswith("-1"):
+        progress.note("probed before: the throughput was measured anew, and so is the prediction")
     resolved = RunConfig.from_dict(c.config)
     pairs = []
     for seed in seeds:
