@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 import click
 from click.core import ParameterSource
 
-from stability_probe.errors import ProbeError
+from stability_probe.errors import ProbeError, near
 from stability_probe.launch import follows, processes
-from stability_probe.settings import OutputFile, near, shown_settings
+from stability_probe.settings import OutputFile, misspelt_variables, shown_settings
 
 EXIT_CODES = """\b
 Exit codes:
@@ -52,6 +52,8 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         verbose = ctx.params.get("verbose", False)
+        for line in () if ctx.params.get("quiet") else misspelt_variables(ctx):
+            complain(line)
         if ctx.params.pop("show_config", False):
             click.echo(shown_settings(ctx))
             return None

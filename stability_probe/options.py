@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from stability_probe.config import CHOICES, RunConfig
+from stability_probe.errors import near
 from stability_probe.folders import RUNS_FOLDER
 from stability_probe.limits import DEFAULT_LIMITS
 from stability_probe.settings import (
@@ -20,7 +21,6 @@ from stability_probe.settings import (
     Seeds,
     as_mapping,
     load_settings,
-    near,
 )
 
 

@@ -347,7 +347,7 @@ def test_one_file_serves_every_command(seen: list[RunConfig]) -> None:
         ("seeds = [0, true]", ["seeds is", "a list such as"]),
         ("seeds = [1, 1]", ["seed 1 twice", "from f.toml"]),
         ("scheduler-arg = 3", ["scheduler-arg is 3", "a table"]),
-        ("batch_sise = 3", ["unknown setting 'batch_sise'", "batch_size"]),
+        ("batch_sise = 3", ["unknown setting 'batch_sise'", "use batch-size;"]),
         ("[run]\nepochs = 3", ["unknown setting 'run'"]),
         ("config = 'g.toml'", ["unknown setting 'config'"]),
         ("batch_size = 3\nbatch-size = 4", ["set twice"]),
@@ -360,6 +360,21 @@ def test_one_file_serves_every_command(seen: list[RunConfig]) -> None:
 def test_bad_file_is_one_line(content: str, words: list[str]) -> None:
     Path("f.toml").write_text(content)
     fails(invoke("characterize", "m", "-C", "f.toml"), 2, *words)
+
+
+def test_what_a_file_may_hold_is_told_by_the_flags_of_the_command() -> None:
+    Path("f.toml").write_text("zzz = 3\n")
+    told = fails(invoke("evaluate", "-C", "f.toml"), 2, "use corpus or epochs or format or json")
+    assert "_" not in told
+    assert "figures" not in told
+
+
+def test_a_misspelt_variable_is_told() -> None:
+    env = {"PROBE_EPOCH": "5", "PROBE_HOME": "home", "PROBE_SEEDS": "1", "PROBE_URL": "x"}
+    result = invoke("runs", env=env)
+    assert result.exit_code == 0
+    assert result.stderr == "probe: PROBE_EPOCH is no setting; did you mean PROBE_EPOCHS?\n"
+    assert invoke("runs", "-q", env=env).stderr == ""
 
 
 def test_file_that_is_no_text() -> None:
