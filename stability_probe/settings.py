@@ -22,6 +22,7 @@ from click.core import ParameterSource
 from stability_probe.config import RunConfig
 from stability_probe.errors import UsageError, near
 from stability_probe.limits import Limits
+from stability_probe.words import counted
 
 FIELDS = {field.name: field for field in dataclasses.fields(RunConfig)}
 MAX_SEEDS = 1000
@@ -139,13 +140,23 @@ def as_mapping(
     return gathered
 
 
-def make_config(options: Mapping[str, Any]) -> RunConfig:
-    """The run that parsed options describe. Raises `UsageError` where they contradict."""
+def make_config(options: Mapping[str, Any], *, predicts: bool = False) -> RunConfig:
+    """The run that parsed options describe. Raises `UsageError` where they contradict.
+
+    Of a command that `predicts` the window must leave epochs to predict; for another the window
+    that nobody asked for shrinks to a shorter run.
+    """
     values = {FIELD_OF_FLAG.get(name, name): value for name, value in options.items()}
-    ctx = click.get_current_context()
-    if ctx.get_parameter_source("window") == ParameterSource.DEFAULT:
-        # Nobody asked for the default window, so a shorter run is no contradiction.
-        values["window_epochs"] = max(1, min(values["window_epochs"], values["epochs"]))
+    epochs, window = values["epochs"], values["window_epochs"]
+    source = click.get_current_context().get_parameter_source("window")
+    if source == ParameterSource.DEFAULT and 0 < epochs < window:
+        if predicts:
+            shorter = ", or use --window 2" if epochs > 2 else ""
+            raise UsageError(
+                f"a run of {counted(epochs, 'epoch')} is shorter than the window of {window}, so "
+                f"there is nothing left to predict; just train it with probe run{shorter}"
+            )
+        values["window_epochs"] = epochs
     return RunConfig(**{name: value for name, value in values.items() if name in FIELDS})
 
 

@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import secrets
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from typing import IO, Any
 
 from stability_probe.config import RunConfig
 from stability_probe.errors import MissingError, RunError, UsageError
+from stability_probe.folders import output_flags
 from stability_probe.plain import from_plain, to_plain
 from stability_probe.records import Characterization, EpochRecord, Prediction, RunResult, Study
 from stability_probe.sealed import seal, unseal
@@ -47,6 +49,10 @@ class RunSummary:
     """finished, diverged or unfinished."""
     final_accuracy: float | None
     time_s: float
+    last_batch_size: int | None = None
+    """None before the first epoch, and in summaries that were written before it was kept."""
+    is_window: bool = False
+    """The short fixed run of a probe."""
 
 
 class RunDirectory:
@@ -138,6 +144,10 @@ class Store:
         write_json(path, content)
         return path
 
+    def _listed(self) -> str:
+        """The command that lists these runs."""
+        return shlex.join(["probe", "runs", *output_flags(self.root)])
+
     def load(self, run_id: str) -> RunResult:
         """A run's result; of an unfinished run, what there is so far.
 
@@ -147,8 +157,10 @@ class Store:
         names = [p.parent.name for p in self.root.glob("*/config.json")]
         if run_id not in names:
             near = difflib.get_close_matches(run_id, names, n=3, cutoff=0.3)
-            hint = f"did you mean {' or '.join(near)}" if near else "see probe runs"
-            raise UsageError(f"no run {run_id!r} in {self.root}; {hint}")
+            hint = f"did you mean {' or '.join(near)}" if near else f"see {self._listed()}"
+            raise UsageError(
+                f"no run {run_id!r} in {self.root}; {hint}, or name its folder with --runs"
+            )
         return read_result(path) or _unfinished(path)
 
 
@@ -352,4 +364,6 @@ def _summary_of(name: str, result: RunResult) -> RunSummary:
         status=result.status,
         final_accuracy=result.final_accuracy if result.epochs else None,
         time_s=result.time_s,
+        last_batch_size=result.epochs[-1].batch_size if result.epochs else None,
+        is_window=config.get("max_epochs") is not None,
     )

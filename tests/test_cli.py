@@ -323,6 +323,15 @@ def test_a_short_run_shrinks_the_window_nobody_asked_for(seen: list[RunConfig]) 
     fails(result, 2, "longer than the run", "--window 2")
 
 
+@pytest.mark.parametrize("command", ["characterize", "validate"])
+def test_a_run_shorter_than_the_window_leaves_nothing_to_predict(command: str) -> None:
+    told = "is shorter than the window of 4, so there is nothing left to predict; just train"
+    fails(invoke(command, "m", "--epochs", "3"), 2, f"3 epochs {told}", ", or use --window 2\n")
+    assert "--window" not in fails(invoke(command, "m", "--epochs", "1"), 2, f"1 epoch {told}")
+    fails(invoke(command, "m", "--epochs", "2", "--window", "3"), 2, "longer than the run")
+    fails(invoke(command, "m", "--epochs", "0"), 2, "epochs is 0")
+
+
 # --- -C FILE
 
 
@@ -444,6 +453,22 @@ def test_every_command_and_every_option_has_help(command: str) -> None:
     assert probe.commands[command].help
     for param in probe.commands[command].params:
         assert isinstance(param, click.Argument) or getattr(param, "help", None), param.name
+
+
+@pytest.mark.parametrize("group", [(), ("corpus",)])
+def test_the_line_of_a_command_is_whole_and_those_used_first_come_first(
+    group: tuple[str, ...],
+) -> None:
+    shown = invoke(*group, "--help").stdout.split("Commands:\n")[1].split("\n\n")[0]
+    assert "..." not in shown
+    if not group:
+        names = [line.split()[0] for line in shown.splitlines()]
+        assert names[:3] == ["characterize", "predict", "run"]
+        assert sorted(names) == COMMANDS
+
+
+def test_replay_policy_asks_for_a_schedule() -> None:
+    fails(invoke("replay-policy", "x"), 2, "missing option '--scheduler'")
 
 
 def test_help_shows_defaults_and_exit_codes() -> None:
@@ -804,6 +829,44 @@ def test_runs_lists_what_is_stored() -> None:
     assert invoke("runs", "-o", "nowhere").exit_code == 0
 
 
+@pytest.mark.parametrize("flag", ["-o", "--output", "--runs"])
+def test_the_folder_of_runs_has_one_name_everywhere(flag: str) -> None:
+    result = store_run(Path("mine"))
+    assert result.run_id in invoke("runs", flag, "mine").stdout
+    if flag == "--runs":
+        assert invoke("explain", result.run_id, flag, "mine").exit_code == 0
+    else:
+        fails(invoke("explain", result.run_id, flag, "mine"), 2, "the folder of runs is --runs;")
+        told = fails(invoke("models", flag, "mine"), 2, "no such option")
+        assert "--runs" not in told
+
+
+def test_a_run_that_is_not_there_is_looked_for_elsewhere() -> None:
+    told = "no run 'x' in {}; see probe runs{}, or name its folder with --runs\n"
+    fails(invoke("explain", "x"), 2, told.format("probe-runs", ""))
+    fails(invoke("explain", "x", "--runs", "a b"), 2, told.format("a b", " -o 'a b'"))
+
+
+def test_runs_tells_windows_and_how_the_batch_grew() -> None:
+    store_run(Path("probe-runs"), epochs=(make_epoch(epoch=1), make_epoch(batch_size=24, epoch=2)))
+    window = RunConfig(model="m", max_epochs=4)
+    with Store(Path("probe-runs")).open(window) as directory:
+        directory.append(make_epoch(epoch=1))
+    listed = invoke("runs").stdout
+    assert "16 → 24  2/100 " in listed
+    assert "16       1/4 window, unfinished " in listed
+    ascii_only = process("-m", "cli", "runs", env={"PYTHONIOENCODING": "ascii"})
+    assert ascii_only.stdout == listed.replace("→", "?")
+
+
+def test_nothing_like_a_pattern_is_a_usage_error(fake: Callable[..., None]) -> None:
+    fake("stability_probe.models", model_names=lambda: ["vit"], suggest=lambda _: ["vit"])
+    assert invoke("models", "v").stdout == "vit\n"
+    for more in ((), ("--json",)):
+        fails(invoke("models", "vid", *more), 2, "no model like 'vid'; use vit\n")
+        fails(invoke("schedulers", "debaa", *more), 2, "no schedule like 'debaa'; use deba\n")
+
+
 @pytest.fixture
 def drawn(fake: Callable[..., None]) -> list[tuple[Any, Path, str]]:
     calls: list[tuple[Any, Path, str]] = []
@@ -888,8 +951,10 @@ def test_explain_and_replay_policy_of_what_cannot_be(fake: Callable[..., None]) 
 # --- real processes
 
 
-def process(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+def process(
+    *args: str, env: Mapping[str, str] | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(CHECKOUT), **(env or {})}
     return subprocess.run(
         [sys.executable, *args], capture_output=True, text=True, env=env, timeout=60, **options
     )
