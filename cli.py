@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stability_probe.errors import RunError, UsageError
+from stability_probe.errors import RunError, UsageError, near
 from stability_probe.exits import EXIT_CODES, Group, complain
 from stability_probe.exits import explain as explain_error
 from stability_probe.options import (
@@ -89,7 +89,7 @@ def characterize(**options: Any) -> None:
     Trains a short window of the full run and measures the device's throughput. MODEL is a
     timm name, torchvision:NAME or package.module:callable.
     """
-    config, limits = make_config(options), make_limits(options)
+    config, limits = make_config(options, predicts=True), make_limits(options)
     from predictor import predict, summary
     from stability_probe.probe import characterize
     from stability_probe.store import Store
@@ -99,17 +99,43 @@ def characterize(**options: Any) -> None:
     with watching(options) as progress:
         c = characterize(config, seeds=options["seeds"], store=store, progress=progress)
         p = predict(c, limits=limits)
+    path, failed = None, None
+    try:
+        path = store.save_characterization(c, p)
+    except OSError as error:  # a disk that is full by now does not take the answer with it
+        failed = error
     print_result(
         options["json"],
-        lambda: summary.characterization_json(c, p),
-        lambda: summary.characterization_table(c, p),
+        lambda: summary.characterization_json(c, p, path),
+        lambda: summary.characterization_table(c, p, store.root),
     )
-    # Stored last: a disk that is full by now does not take the answer with it.
-    path = store.save_characterization(c, p)
+    if failed is not None:
+        raise failed
     if not options["quiet"] and not options["json"]:
         kept = shlex.quote(str(path))
         click.echo(f"kept; draw it with: probe plot {kept}", err=True)
         click.echo(f"other limits: probe predict {kept} --max-accuracy-loss 2", err=True)
+
+
+@probe.command(params=[CHARACTERIZATION, *LIMITS, *COMMON])
+def predict(**options: Any) -> None:
+    """Predict again from what characterize stored.
+
+    Nothing is measured. FILE.json may also be what characterize --json printed.
+    """
+    limits = make_limits(options)
+    from predictor import predict, summary
+    from stability_probe.store import characterization_file, read_characterization, runs_beside
+    from stability_probe.terminal import print_result
+
+    path = characterization_file(Path(options["characterization"]))
+    c, _ = read_characterization(path)
+    p = predict(c, limits=limits)
+    print_result(
+        options["json"],
+        lambda: summary.characterization_json(c, p, path),
+        lambda: summary.characterization_table(c, p, runs_beside(path)),
+    )
 
 
 @probe.command(params=[MODEL, *TRAINING, *SCHEDULE, ROOT, LOG, *COMMON])
@@ -140,7 +166,7 @@ def validate(**options: Any) -> None:
 
     Trains fixed and adaptive runs, paired by seed. Exits 1 when the prediction failed.
     """
-    config, limits = make_config(options), make_limits(options)
+    config, limits = make_config(options, predicts=True), make_limits(options)
     from predictor import summary
     from predictor.validate import validate
     from stability_probe.store import Store
@@ -262,7 +288,10 @@ def report(**options: Any) -> None:
 
 @probe.command(params=[RUN, RUNS, *COMMON])
 def explain(**options: Any) -> None:
-    """Every decision of a run: signals, limits, action, cooldown and rate."""
+    """Every decision of a run, and its grounds.
+
+    Signals, limits, action, cooldown and rate of each epoch.
+    """
     from stability_probe import run_summary
     from stability_probe.replay import explain
     from stability_probe.stored import load_run
@@ -280,9 +309,10 @@ def explain(**options: Any) -> None:
 
 @probe.command("replay-policy", params=[RUN, *POLICY, RUNS, *COMMON])
 def replay_policy(**options: Any) -> None:
-    """What another schedule would have decided on a run's records, without training.
+    """What another schedule would have decided on a run.
 
-    The signals stay those of the batches that really ran: a rehearsal, no measurement.
+    Nothing is trained: the signals stay those of the batches that really ran. A rehearsal, no
+    measurement.
     """
     from stability_probe import run_summary
     from stability_probe.replay import replay_policy
@@ -303,10 +333,10 @@ def replay_policy(**options: Any) -> None:
 
 @probe.command(params=[RUN, *EXPORT, RUNS, *COMMON])
 def export(**options: Any) -> None:
-    """The batch schedule of a run, for trainers that take only a fixed one.
+    """The batch schedule of a run, for other trainers.
 
-    One entry an epoch as JSON, a Python file for Lightning or the Hugging Face Trainer, or
-    Megatron-LM's arguments.
+    For those that take only a fixed one. One entry an epoch as JSON, a Python file for Lightning or
+    the Hugging Face Trainer, or Megatron-LM's arguments.
     """
     from stability_probe.export import export_schedule
     from stability_probe.store import write_text
@@ -352,13 +382,16 @@ def runs(**options: Any) -> None:
 def models(**options: Any) -> None:
     """List the models, or those like PATTERN (*vit*).
 
-    Your own are named package.module:callable.
+    Exits 2 when none is. Your own are named package.module:callable.
     """
     from stability_probe.catalogue import matching
-    from stability_probe.models import model_names
+    from stability_probe.models import model_names, suggest
     from stability_probe.terminal import print_result
 
     names = matching(model_names(), options["pattern"])
+    if not names:
+        alike = suggest(options["pattern"]) or ["probe models without a pattern, which lists all"]
+        raise UsageError(f"no model like {options['pattern']!r}; use {' or '.join(alike)}")
     print_result(
         options["json"], lambda: {"schema_version": 1, "models": names}, lambda: "\n".join(names)
     )
@@ -384,16 +417,20 @@ def data(**options: Any) -> None:
 
 @probe.command(params=[PATTERN, *COMMON])
 def schedulers(**options: Any) -> None:
-    """List the batch schedules and their arguments, or those like PATTERN.
+    """List the batch schedules, or those like PATTERN.
 
-    Your own are named package.module:callable.
+    With their arguments. Exits 2 when none is. Your own are named package.module:callable.
     """
     from stability_probe import machine_summary
     from stability_probe.catalogue import schedules
     from stability_probe.plain import to_plain
+    from stability_probe.schedulers import SCHEDULERS
     from stability_probe.terminal import print_result
 
     found = schedules(options["pattern"])
+    if not found:
+        known = near(options["pattern"], SCHEDULERS)
+        raise UsageError(f"no schedule like {options['pattern']!r}; use {known}")
     print_result(
         options["json"],
         lambda: {"schema_version": 1, "schedulers": to_plain(found)},
@@ -507,14 +544,15 @@ def _show_plan(planned: list[SweepRun], options: dict[str, Any]) -> None:
 
 @probe.group(cls=Group)
 def corpus() -> None:
-    """The rows that predictions rest on: build, check, add your own."""
+    """The rows behind predictions: build, check, add your own."""
 
 
 @corpus.command(params=[SWEEP, RUNS, CORPUS_OUT, *COMMON])
 def build(**options: Any) -> None:
-    """Write the rows of a sweep's finished runs beside those that the file holds.
+    """Write the rows of a sweep's finished runs.
 
-    A row pairs each run with the fixed one of the same model, data and seed.
+    They are added to those that the file holds. A row pairs each run with the fixed one of the same
+    model, data and seed.
     """
     from predictor.build import build_rows
     from predictor.corpus import format_corpus, load_with
@@ -578,9 +616,10 @@ def check(**options: Any) -> None:
 
 @corpus.command(params=[RUN_IDS, RUNS, *COMMON])
 def add(**options: Any) -> None:
-    """Add your own runs to your own rows, which count beside the shipped ones.
+    """Add your own runs to your own rows.
 
-    Each is paired with the fixed run that is the same in all else.
+    Those count beside the shipped ones. Each is paired with the fixed run that is the same in all
+    else.
     """
     from predictor.build import own_rows
     from predictor.corpus import format_corpus, load_with, own_corpus_path
@@ -614,28 +653,12 @@ def add(**options: Any) -> None:
     )
 
 
-@probe.command(params=[CHARACTERIZATION, *LIMITS, *COMMON])
-def predict(**options: Any) -> None:
-    """Predict again from a stored characterization, without measuring."""
-    limits = make_limits(options)
-    from predictor import predict, summary
-    from stability_probe.store import read_characterization
-    from stability_probe.terminal import print_result
-
-    c, _ = read_characterization(Path(options["characterization"]))
-    p = predict(c, limits=limits)
-    print_result(
-        options["json"],
-        lambda: summary.characterization_json(c, p),
-        lambda: summary.characterization_table(c, p),
-    )
-
-
 @probe.command(params=[FITTED_OUT, *LIMITS, *COMMON])
 def fit(**options: Any) -> None:
-    """Fit anew, with your own rows too: how they were told, and what they change.
+    """Fit anew, with your own rows too.
 
-    Your rows are those of `probe corpus add`; a prediction counts them without being told.
+    How they were told, and what they change. Your rows are those of `probe corpus add`; a
+    prediction counts them without being told.
     """
     from predictor import scores_summary
     from predictor.corpus import load_corpus, own_corpus_path

@@ -142,7 +142,7 @@ def write_plots(stored: Stored, root: Path, out: Path, fmt: str) -> list[Path]:
         return write_validation_plots(stored, out, fmt)
     c = stored.characterization
     rehearsed = partial(draw_rehearsals, cases=make_cases(c), seeds=c.seeds)
-    return write_characterization_plots(c, out, fmt, more=[rehearsed])
+    return write_characterization_plots(c, out, fmt, [rehearsed], stored.name)
 
 
 def draw_learning(ax: Axes, evaluation: Evaluation) -> None:

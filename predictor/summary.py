@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,13 @@ from rich.text import Text
 
 from predictor.reproduce import changed_flags, limit_flags
 from stability_probe import metrics
+from stability_probe.folders import output_flags
 from stability_probe.limits import DEFAULT_LIMITS
 from stability_probe.plain import to_plain
 from stability_probe.probe_summary import measured_table, over_seeds
 from stability_probe.records import Characterization, Comparison, Prediction, Validation
 from stability_probe.run_summary import SCHEMA_VERSION
-from stability_probe.words import interval_words, with_std
+from stability_probe.words import interval_words, signed
 
 VERDICTS = {
     "adapt": ("ADAPT the batch", "bold green"),
@@ -34,8 +36,10 @@ def full_run_s(c: Characterization) -> float:
     return float(c.config["epochs"] * np.mean([e.time_s for e in epochs]))
 
 
-def characterization_json(c: Characterization, p: Prediction) -> dict[str, Any]:
-    """The object that `probe characterize --json` prints."""
+def characterization_json(
+    c: Characterization, p: Prediction, stored: Path | None = None
+) -> dict[str, Any]:
+    """The object that `probe characterize --json` prints; `stored` is the file that keeps both."""
     names = ("stability_score", "grad_norm_variation", "grad_component_variance", "loss_variation")
     noise = [m.noise_scale for m in c.metrics if m.noise_scale is not None]
     run_s = full_run_s(c)
@@ -68,12 +72,13 @@ def characterization_json(c: Characterization, p: Prediction) -> dict[str, Any]:
         },
         "environment": dict(c.environment),
         "config": dict(c.config),
+        "stored": None if stored is None else str(stored.resolve()),
     }
 
 
-def characterization_table(c: Characterization, p: Prediction) -> Group:
-    """The screen that `probe characterize` prints."""
-    return Group(measured_table(c), Text(), verdict_lines(p), Text(), _closing_lines(c, p))
+def characterization_table(c: Characterization, p: Prediction, root: Path | None = None) -> Group:
+    """The screen that `probe characterize` prints; `root` is the folder of its runs."""
+    return Group(measured_table(c), Text(), verdict_lines(p), Text(), _closing_lines(c, p, root))
 
 
 def verdict_lines(p: Prediction) -> Text:
@@ -141,30 +146,32 @@ def validation_table(v: Validation) -> Group:
         "time saved %",
         f"{p.time_saved_pct:+.1f}",
         interval_words(p.time_saved_interval_pct, 1),
-        with_std(v.time_saved_pct),
+        signed(v.time_saved_pct),
     )
     table.add_row(
         "accuracy change, points",
-        f"{p.accuracy_delta_pp:+.2f}",
-        interval_words(p.accuracy_delta_interval_pp, 2),
-        with_std(v.accuracy_delta_pp),
+        f"{p.accuracy_delta_pp:+.1f}",
+        interval_words(p.accuracy_delta_interval_pp, 1),
+        signed(v.accuracy_delta_pp),
     )
-    table.add_row("updates saved %", "", "", f"{v.updates_saved_pct:.1f}")
+    table.add_row("updates saved %", "", "", f"{v.updates_saved_pct:+.1f}")
     to_target = v.time_to_target_saved_pct
     table.add_row(
         "time to target saved %",
         "",
         "",
-        "a seed never reached it" if to_target is None else f"{to_target:.1f}",
+        "a seed never reached it" if to_target is None else f"{to_target:+.1f}",
     )
-    table.add_row("class", p.verdict, f"P(benefit) {p.probability_of_benefit:.2f}", v.benefit_class)
+    verdict = VERDICTS[p.verdict][0].replace(" the batch", "")  # the column is narrow
+    table.add_row("class", verdict, f"P(benefit) {p.probability_of_benefit:.2f}", v.benefit_class)
     seeds = ", ".join(
-        f"seed {c.seed}: {c.time_saved_pct:+.0f} %, {c.accuracy_delta_pp:+.1f} pp"
+        f"seed {c.seed}: {c.time_saved_pct:+.0f} %, {c.accuracy_delta_pp:+.1f} points"
         for c in v.comparisons
     )
     head = f"{v.config['model']} on {v.config['data']}, {v.config['epochs']} epochs, {seeds}"
     luck = scatter_words(v.comparisons)
-    beside = [Text(luck, "dim")] if luck else []
+    target = f"target: the fixed run's final accuracy - {metrics.TARGET_MARGIN_PP:g} points"
+    beside = [Text(target, "dim"), *([Text(luck, "dim")] if luck else [])]
     if p.limits != DEFAULT_LIMITS:
         beside.append(Text(f"a benefit here: {p.limits.words}", "dim"))
     return Group(Text(head), Text(), table, *beside, Text(), _outcome(v))
@@ -202,10 +209,11 @@ def _finite(value: float) -> float | None:
     return value if abs(value) != float("inf") else None
 
 
-def _closing_lines(c: Characterization, p: Prediction) -> Text:
+def _closing_lines(c: Characterization, p: Prediction, root: Path | None) -> Text:
     run_s = full_run_s(c)
     config = c.config
-    again = [config["model"], *changed_flags(config), *limit_flags(p.limits)]
+    kept = output_flags(root) if root else []
+    again = [config["model"], *changed_flags(config), *limit_flags(p.limits), *kept]
     compiled = f" ({c.compile_s:.1f} s of it compilation)" if c.compile_s else ""
     return Text.assemble(
         f"cost: window {c.probe_s:.1f} s{compiled}, {100 * c.probe_s / run_s:.1f} % of the full "

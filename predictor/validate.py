@@ -47,7 +47,9 @@ def validate(
     baselines = [dataclasses.replace(resolved, seed=seed) for seed in seeds]
     prediction = predict(c, limits=limits, without={fixed.run_id() for fixed in baselines})
     # Kept, so that `probe report` finds it beside the runs that follow.
-    store.save_characterization(c, prediction)
+    path = store.save_characterization(c, prediction)
+    if not path.stem.endswith("-1"):
+        progress.note("probed before: the throughput was measured anew, and so is the prediction")
     pairs = []
     for fixed in baselines:
         adaptive = dataclasses.replace(fixed, scheduler=scheduler, scheduler_args=arguments)

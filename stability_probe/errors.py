@@ -1,5 +1,10 @@
 """Errors that end a command with one line and a documented exit code."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class ProbeError(Exception):
     """Base of every error whose message is meant for the person at the keyboard.
@@ -26,3 +31,16 @@ class MissingError(ProbeError):
     """Data or a part of the environment is missing or damaged."""
 
     exit_code = 4
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """The names most like `name`, else those that begin so, as words; all of them where none is.
+
+    >>> near("debaa", ["deba", "adabatch"]), near("foo", ["deba", "floor"])
+    ('deba', 'deba or floor')
+    """
+    names = sorted(known)
+    # Not difflib's own bound, by which debaa is like adabatch and foo like floor.
+    alike = difflib.get_close_matches(name, names, n=3, cutoff=0.76)
+    begun = [n for n in names if name and n.startswith(name)]
+    return " or ".join(alike or begun or names)

@@ -15,14 +15,15 @@ from typing import Any, NoReturn
 import click
 from click.core import ParameterSource
 
-from stability_probe.errors import ProbeError
+from stability_probe.errors import ProbeError, near
 from stability_probe.launch import follows, processes
-from stability_probe.settings import OutputFile, near, shown_settings
+from stability_probe.settings import OutputFile, misspelt_variables, shown_settings
 
 EXIT_CODES = """\b
 Exit codes:
   0    done
-  1    validate: the prediction failed
+  1    validate: the prediction failed; sweep: a run failed;
+       corpus check: a number contradicts
   2    usage: unknown name, contradictory or impossible settings
   3    the run failed: diverged, out of memory, output not writable
   4    data or a part of the environment is missing or damaged
@@ -52,6 +53,8 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         verbose = ctx.params.get("verbose", False)
+        for line in () if ctx.params.get("quiet") else misspelt_variables(ctx):
+            complain(line)
         if ctx.params.pop("show_config", False):
             click.echo(shown_settings(ctx))
             return None
@@ -98,6 +101,10 @@ class Group(click.Group):
         except click.UsageError as error:
             _end_usage_error(error)
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """As they are written down, which is by use; click's order is that of the alphabet."""
+        return list(self.commands)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -112,9 +119,16 @@ def _end_usage_error(error: click.UsageError) -> NoReturn:
     text = error.format_message().rstrip(".")
     if text.split(" ")[0].isalpha():  # click's own sentence, not the name of a file
         text = text[:1].lower() + text[1:]
+    if isinstance(error, click.NoSuchOption) and error.option_name in ("-o", "--output"):
+        # Where -o names what is written, or nothing, the folder of runs has a name of its own.
+        text += "; the folder of runs is --runs" if _takes_runs(error.ctx) else ""
     hint = f"; see {error.ctx.command_path} --help" if error.ctx else ""
     complain(text + _source(error) + hint)
     raise click.exceptions.Exit(2) from error
+
+
+def _takes_runs(ctx: click.Context | None) -> bool:
+    return ctx is not None and any("--runs" in option.opts for option in ctx.command.params)
 
 
 def _source(error: click.UsageError) -> str:

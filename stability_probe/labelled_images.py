@@ -64,8 +64,10 @@ def from_user(name: str, made: object) -> LabelledImages:
     `UsageError` otherwise.
     """
     if not isinstance(made, (tuple, list)) or len(made) != 4:
+        kind = type(made).__name__
+        told = f"a {kind} of {len(made)}" if isinstance(made, (tuple, list)) else kind
         raise UsageError(
-            f"{name} returned {type(made).__name__}; return a Dataset or the tuple "
+            f"{name} returned {told}; return four arrays "
             "(train_images, train_labels, test_images, test_labels)"
         )
     train_images, train_labels, test_images, test_labels = made
@@ -93,7 +95,7 @@ def check_arrays(name: str, raw: LabelledImages) -> LabelledImages:
     Raises `UsageError` for anything that cannot be trained on.
     """
     train_images, test_images = (
-        _check_images(f"{name}: {part} images", values)
+        _check_images(name, part, values)
         for part, values in (("training", raw.train_images), ("test", raw.test_images))
     )
     train_labels, test_labels = (
@@ -125,17 +127,19 @@ def _as_tensor(what: str, values: Any) -> Tensor:
         raise UsageError(f"{what} are no tensor or array ({error})") from None
 
 
-def _check_images(what: str, values: Any) -> Tensor:
+def _check_images(name: str, part: str, values: Any) -> Tensor:
+    what = f"{name}: {part} images"
     images = _as_tensor(what, values)
+    given = list(images.shape)
+    if given[:1] == [0]:
+        raise UsageError(f"{name}: there are no {part} images")
     if images.ndim == 3:
         images = images.unsqueeze(1)
     if images.ndim == 4 and images.shape[1] not in (1, 3):
         images = images.permute(0, 3, 1, 2)
-    if not images.numel():
-        raise UsageError(f"{what} are none: their shape is {list(images.shape)}")
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():
         raise UsageError(
-            f"{what} have shape {list(images.shape)}; use [N, H, W], [N, C, H, W] or [N, H, W, C] "
+            f"{what} have shape {given}; use [N, H, W], [N, C, H, W] or [N, H, W, C] "
             "with 1 or 3 channels"
         )
     if images.is_floating_point():

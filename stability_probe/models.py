@@ -21,7 +21,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from stability_probe.device import is_out_of_memory
 from stability_probe.errors import ProbeError, RunError, UsageError
 from stability_probe.records import ModelSize
-from stability_probe.user_code import import_callable, one_line, working_directory_importable
+from stability_probe.user_code import (
+    as_callable,
+    import_callable,
+    one_line,
+    working_directory_importable,
+)
 
 _TORCHVISION = "torchvision:"
 _NORMALIZATIONS = (
@@ -115,12 +120,14 @@ def _try_forward(
             raise RunError(
                 "out of memory even with 2 samples at a time; use a smaller model or --img-size"
             ) from error
-        native = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
-        _, height, width = shape
+        channels, height, width = shape
         size = f"{height}x{width} images{' in training' if training else ''}"
-        raise UsageError(
-            f"{name} does not take {size}: {_cause(error)}; {_other_size(native[-1], width)}"
-        ) from error
+        if is_own_model(name):
+            advice = _advice(error, channels)
+        else:
+            native = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (224,))
+            advice = f"; {_other_size(native[-1], width)}"
+        raise UsageError(f"{name} does not take {size}: {_cause(error)}{advice}") from error
     finally:
         model.train(was_training)
         with torch.no_grad():
@@ -212,8 +219,10 @@ def suggest(name: str) -> list[str]:
 
 def unknown_model(name: str) -> UsageError:
     """An error that names the nearest models, of both libraries."""
-    near = suggest(name)
-    hint = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()"
+    own, near = as_callable(name), suggest(name)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see probe models '*vit*'"
+    if own:
+        hint = f"for your own function write {own}"
     return UsageError(
         f"unknown model {name!r}; {hint} (a timm name, torchvision:NAME or package.module:callable)"
     )
@@ -290,6 +299,18 @@ def _cause(error: Exception) -> str:
     """Type and message on one line, at most 160 characters."""
     # An assertion without a message leaves only the colon behind its type.
     return textwrap.shorten(one_line(error).rstrip(": ."), 160, placeholder=" ...")
+
+
+def _advice(error: Exception, channels: int) -> str:
+    """What to do about a failure of the user's own model, where images of another shape help."""
+    told = str(error).lower()
+    if not isinstance(error, (RuntimeError, ValueError, AssertionError)):
+        return ""
+    if "channels" in told:
+        return f"; images have {channels} channels: let it accept in_chans"
+    if "shape" in told or "size" in told:
+        return "; use --img-size with the size your model is made for, or let it accept img_size"
+    return ""
 
 
 def _other_size(native: int, img_size: int) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from stability_probe.config import CHOICES, RunConfig
+from stability_probe.errors import near
+from stability_probe.folders import RUNS_FOLDER
 from stability_probe.limits import DEFAULT_LIMITS
 from stability_probe.settings import (
     FIELD_OF_FLAG,
@@ -19,7 +21,6 @@ from stability_probe.settings import (
     Seeds,
     as_mapping,
     load_settings,
-    near,
 )
 
 
@@ -55,7 +56,7 @@ def seeds_option(default: str) -> click.Option:
     return click.Option(["--seeds"], type=Seeds(), default=default, show_default=True, help=about)
 
 
-def folder_option(about: str, *names: str, default: str = "probe-runs") -> click.Option:
+def folder_option(about: str, *names: str, default: str = RUNS_FOLDER) -> click.Option:
     kind = click.Path(file_okay=False)
     return click.Option(names, type=kind, default=default, show_default=True, help=about)
 
@@ -74,7 +75,11 @@ TRAINING: Sequence[click.Option] = (
     field_option("data", "Data set, folder:PATH or package.module:callable."),
     DATA_DIR,
     field_option("limit", "Train and test on at most so many samples.", unset="all"),
-    field_option("img_size", "Side of the input in pixels.", unset="32; 224 for folder:PATH"),
+    field_option(
+        "img_size",
+        "Side of the input in pixels.",
+        unset="32; 224 for folder:PATH; a callable's own",
+    ),
     field_option("batch_size", "Samples per update at the start.", "-b"),
     field_option("max_batch_size", "Largest batch of a schedule.", unset="2048; less on few data"),
     field_option("epochs", "Epochs of the full run."),
@@ -96,22 +101,25 @@ SCHEDULER_ARG = click.Option(
     callback=as_mapping,
     help="Argument of the schedule, the value as JSON; repeatable.",
 )
-POLICY: Sequence[click.Option] = (
-    click.Option(
+
+
+def scheduler_option(**default: Any) -> click.Option:
+    return click.Option(
         ["--scheduler"],
-        default=RunConfig.scheduler,
-        show_default=True,
         callback=check_scheduler,
         help="Batch schedule: fixed, deba, timed, adabatch, noise_scale, norm_test, replay, random "
         "or package.module:callable.",
-    ),
-    SCHEDULER_ARG,
-)
+        **default,
+    )
+
+
+POLICY: Sequence[click.Option] = (scheduler_option(required=True), SCHEDULER_ARG)
 SCHEDULE: Sequence[click.Option] = (
     field_option("seed", "Seed of weights and order of samples."),
     field_option("order_seed", "Seed of the order alone.", unset="--seed"),
     _flag("Empty the optimizer's moments when the batch changes.", "--reset-moments"),
-    *POLICY,
+    scheduler_option(default=RunConfig.scheduler, show_default=True),
+    SCHEDULER_ARG,
 )
 LIMITS: Sequence[click.Option] = tuple(
     click.Option(
@@ -131,7 +139,7 @@ LOG = click.Option(
     type=click.Choice(("tensorboard", "mlflow", "wandb")),
     help="Also send every epoch to this tracker (an extra of the same name).",
 )
-ROOT = folder_option("Folder of the stored runs.", "-o", "--output")
+ROOT = folder_option("Folder of the stored runs.", "-o", "--output", "--runs")
 COMMON: Sequence[click.Option] = (
     click.Option(
         ["-C", "--config"],

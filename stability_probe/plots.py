@@ -231,13 +231,13 @@ def write_run_plots(
 
 
 def write_characterization_plots(
-    c: Characterization, out: Path, fmt: str = "png", more: Panels | None = None
+    c: Characterization, out: Path, fmt: str = "png", more: Panels | None = None, name: str = ""
 ) -> list[Path]:
-    """Write `<model>-<data>-characterization.<fmt>` in folder `out`: windows and throughput, and
-    `more` behind them."""
+    """Write `<name>-characterization.<fmt>` in folder `out`, by default named
+    `<model>-<data>`: windows and throughput, and `more` behind them."""
     panels, title = _characterization_panels(c)
-    name = f"{c.config['model']}-{c.config['data']}-characterization"
-    return write_figure([*panels, *(more or [])], title, out, name, fmt)
+    name = name or f"{c.config['model']}-{c.config['data']}"
+    return write_figure([*panels, *(more or [])], title, out, f"{name}-characterization", fmt)
 
 
 def _run_panels(result: RunResult, beside: RunResult | None) -> tuple[Panels, str]:

@@ -54,10 +54,13 @@ def over_seeds(c: Characterization, name: str) -> MeanStd:
 
 
 def _curve_words(c: Characterization) -> str:
-    points = c.curve.points
-    words = f"{points[0].samples_per_s:.0f} samples/s at {points[0].batch_size}"
-    if len(points) > 1:
-        words += f", {points[-1].samples_per_s:.0f} at {points[-1].batch_size}"
+    first = c.config["batch_size"]
+    best = metrics.best_batch_size(c.curve, first)
+    words = f"{float(metrics.samples_per_s(c.curve, first)):.0f} samples/s at {first}"
+    # Where no larger batch is faster, how fast the largest is.
+    other = best if best > first else c.curve.points[-1].batch_size
+    if other > first:
+        words += f", {float(metrics.samples_per_s(c.curve, other)):.0f} at {other}"
     if c.curve.stopped_by:
         words += f"; {c.curve.stopped_by}"
     return words + ("; MACHINE BUSY, timings disagree" if c.curve.busy else "")

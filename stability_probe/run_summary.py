@@ -81,11 +81,12 @@ def runs_table(runs: Sequence[RunSummary]) -> str:
 
 
 def _run_cells(r: RunSummary) -> tuple[str, ...]:
+    notes = ["window"] * r.is_window + [r.status] * (r.status != "finished")
     return (
         r.run_id,
         r.data,
-        str(r.batch_size),
-        f"{r.epochs_done}/{r.epochs}" + ("" if r.status == "finished" else f" {r.status}"),
+        _step(str(r.batch_size), str(r.last_batch_size or r.batch_size)),
+        " ".join([f"{r.epochs_done}/{r.epochs}", ", ".join(notes)]).rstrip(),
         "" if r.final_accuracy is None else f"{100 * r.final_accuracy:.2f} %",
         f"{r.time_s:.1f}",
     )

@@ -35,6 +35,8 @@ def unseal(text: bytes) -> dict[str, Any]:
         )
     try:
         values = json.loads(text.decode(), parse_constant=_finite, parse_float=_finite)
+    except json.JSONDecodeError:
+        raise ValueError("it is not JSON") from None
     except UnicodeDecodeError:
         raise ValueError("it is not text") from None
     except RecursionError:

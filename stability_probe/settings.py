@@ -9,9 +9,10 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ import click
 from click.core import ParameterSource
 
 from stability_probe.config import RunConfig
-from stability_probe.errors import UsageError
+from stability_probe.errors import UsageError, near
 from stability_probe.limits import Limits
+from stability_probe.words import counted
 
 FIELDS = {field.name: field for field in dataclasses.fields(RunConfig)}
 MAX_SEEDS = 1000
@@ -138,13 +140,23 @@ def as_mapping(
     return gathered
 
 
-def make_config(options: Mapping[str, Any]) -> RunConfig:
-    """The run that parsed options describe. Raises `UsageError` where they contradict."""
+def make_config(options: Mapping[str, Any], *, predicts: bool = False) -> RunConfig:
+    """The run that parsed options describe. Raises `UsageError` where they contradict.
+
+    Of a command that `predicts` the window must leave epochs to predict; for another the window
+    that nobody asked for shrinks to a shorter run.
+    """
     values = {FIELD_OF_FLAG.get(name, name): value for name, value in options.items()}
-    ctx = click.get_current_context()
-    if ctx.get_parameter_source("window") == ParameterSource.DEFAULT:
-        # Nobody asked for the default window, so a shorter run is no contradiction.
-        values["window_epochs"] = max(1, min(values["window_epochs"], values["epochs"]))
+    epochs, window = values["epochs"], values["window_epochs"]
+    source = click.get_current_context().get_parameter_source("window")
+    if source == ParameterSource.DEFAULT and 0 < epochs < window:
+        if predicts:
+            shorter = ", or use --window 2" if epochs > 2 else ""
+            raise UsageError(
+                f"a run of {counted(epochs, 'epoch')} is shorter than the window of {window}, so "
+                f"there is nothing left to predict; just train it with probe run{shorter}"
+            )
+        values["window_epochs"] = epochs
     return RunConfig(**{name: value for name, value in values.items() if name in FIELDS})
 
 
@@ -157,31 +169,47 @@ def make_limits(options: Mapping[str, Any]) -> Limits:
         raise UsageError(str(error)) from None
 
 
-def near(name: str, known: Iterable[str]) -> str:
-    """The names most like `name`, as words; all of them where none is."""
-    names = sorted(known)
-    return " or ".join(difflib.get_close_matches(name, names, n=3) or names)
-
-
 def load_settings(ctx: click.Context, param: click.Parameter, path: str | None) -> str | None:
     """Callback of ``-C FILE``: its values become the defaults of the command."""
     if path is not None:
-        group = ctx.find_root().command
-        commands = group.commands.values() if isinstance(group, click.Group) else [ctx.command]
-        options = {
-            option.name: option
-            for command in (*commands, ctx.command)
-            for option in command.params
-            if isinstance(option, click.Option) and option.name not in (None, param.name)
-        }
-        ctx.default_map = read_settings(Path(path), options)
+        options = _every_option(ctx)
+        del options[str(param.name)]
+        own = [str(o.name).replace("_", "-") for o in ctx.command.params if o.name in options]
+        flags = [name for name in own if f"--{name}" in options[name.replace("-", "_")].opts]
+        ctx.default_map = read_settings(Path(path), options, flags)
     return path
 
 
-def read_settings(path: Path, options: Mapping[str, click.Option]) -> dict[str, Any]:
+def _every_option(ctx: click.Context) -> dict[str, click.Option]:
+    """Of all commands, by name; of two of one name that of the command that was typed."""
+    group = ctx.find_root().command
+    commands = group.commands.values() if isinstance(group, click.Group) else ()
+    return {
+        str(option.name): option
+        for command in (*commands, ctx.command)
+        for option in command.params
+        if isinstance(option, click.Option)
+    }
+
+
+def misspelt_variables(ctx: click.Context) -> list[str]:
+    """A line for each variable that is no setting but is spelt much like one."""
+    names = [f"PROBE_{name.upper()}" for name in (*_every_option(ctx), "home")]
+    lines = []
+    for variable in sorted(v for v in os.environ if v.startswith("PROBE_") and v not in names):
+        # Others are of another program.
+        if near_names := difflib.get_close_matches(variable, names, n=1, cutoff=0.91):
+            lines.append(f"{variable} is no setting; did you mean {near_names[0]}?")
+    return lines
+
+
+def read_settings(
+    path: Path, options: Mapping[str, click.Option], flags: Sequence[str]
+) -> dict[str, Any]:
     """Settings by option name, from a TOML file that several commands may share.
 
-    Raises `click.UsageError` for an unreadable file, an unknown key or a value of a wrong type.
+    `flags` are what an unknown key may have meant. Raises `click.UsageError` for an unreadable
+    file, an unknown key or a value of a wrong type.
     """
     try:
         with path.open("rb") as file:
@@ -194,7 +222,7 @@ def read_settings(path: Path, options: Mapping[str, click.Option]) -> dict[str, 
     for key, value in found.items():
         name = key.replace("-", "_")
         if name not in options:
-            raise click.UsageError(f"{path}: unknown setting {key!r}; use {near(name, options)}")
+            raise click.UsageError(f"{path}: unknown setting {key!r}; use {near(key, flags)}")
         if name in values:
             raise click.UsageError(f"{path}: {key!r} is set twice, with - and with _")
         values[name] = _checked(f"{path}: {key}", value, options[name])

@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import secrets
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,9 +24,13 @@ from typing import IO, Any
 
 from stability_probe.config import RunConfig
 from stability_probe.errors import MissingError, RunError, UsageError
+from stability_probe.folders import output_flags
 from stability_probe.plain import from_plain, to_plain
 from stability_probe.records import Characterization, EpochRecord, Prediction, RunResult, Study
 from stability_probe.sealed import seal, unseal
+
+CHARACTERIZATIONS = "characterizations"
+"""The folder beside the runs that holds them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +49,10 @@ class RunSummary:
     """finished, diverged or unfinished."""
     final_accuracy: float | None
     time_s: float
+    last_batch_size: int | None = None
+    """None before the first epoch, and in summaries that were written before it was kept."""
+    is_window: bool = False
+    """The short fixed run of a probe."""
 
 
 class RunDirectory:
@@ -120,7 +129,7 @@ class Store:
         """Keep a characterization beside the runs; an earlier one is never overwritten."""
         name = RunConfig.from_dict(c.config).run_id()
         content = {"characterization": to_plain(c), "prediction": to_plain(prediction)}
-        return self._save("characterizations", name, content)
+        return self._save(CHARACTERIZATIONS, name, content)
 
     def save_study(self, kind: str, study: Study) -> Path:
         """Keep a comparison or an ablation; an earlier one is never overwritten."""
@@ -135,6 +144,10 @@ class Store:
         write_json(path, content)
         return path
 
+    def _listed(self) -> str:
+        """The command that lists these runs."""
+        return shlex.join(["probe", "runs", *output_flags(self.root)])
+
     def load(self, run_id: str) -> RunResult:
         """A run's result; of an unfinished run, what there is so far.
 
@@ -144,8 +157,10 @@ class Store:
         names = [p.parent.name for p in self.root.glob("*/config.json")]
         if run_id not in names:
             near = difflib.get_close_matches(run_id, names, n=3, cutoff=0.3)
-            hint = f"did you mean {' or '.join(near)}" if near else "see probe runs"
-            raise UsageError(f"no run {run_id!r} in {self.root}; {hint}")
+            hint = f"did you mean {' or '.join(near)}" if near else f"see {self._listed()}"
+            raise UsageError(
+                f"no run {run_id!r} in {self.root}; {hint}, or name its folder with --runs"
+            )
         return read_result(path) or _unfinished(path)
 
 
@@ -253,6 +268,27 @@ def read_characterization(path: Path) -> tuple[Characterization, Prediction]:
         ) from error
 
 
+def characterization_file(path: Path) -> Path:
+    """The stored file itself, or the one that is named by what `characterize --json` printed.
+
+    Raises `MissingError` for what is no JSON and for a named file that is not there.
+    """
+    named = read_json(path).get("stored")
+    if not isinstance(named, str):
+        return path
+    if not Path(named).is_file():
+        raise MissingError(
+            f"{path} is what --json prints, and the stored file that it names, {named}, is not "
+            "there; use that file, or characterize again"
+        )
+    return Path(named)
+
+
+def runs_beside(path: Path) -> Path | None:
+    """The folder of runs that a stored characterization lies in; None for one that was moved."""
+    return path.parent.parent if path.parent.name == CHARACTERIZATIONS else None
+
+
 def read_study(path: Path) -> Study:
     """What `Store.save_study` wrote. Raises `MissingError` for anything else."""
     content = read_json(path)
@@ -328,4 +364,6 @@ def _summary_of(name: str, result: RunResult) -> RunSummary:
         status=result.status,
         final_accuracy=result.final_accuracy if result.epochs else None,
         time_s=result.time_s,
+        last_batch_size=result.epochs[-1].batch_size if result.epochs else None,
+        is_window=config.get("max_epochs") is not None,
     )

@@ -15,6 +15,7 @@ from stability_probe.plain import from_plain
 from stability_probe.records import Characterization, Prediction, RunResult, Study, Validation
 from stability_probe.store import (
     Store,
+    characterization_file,
     read_characterization,
     read_json,
     read_result,
@@ -28,6 +29,8 @@ class Probed:
 
     characterization: Characterization
     prediction: Prediction
+    name: str = ""
+    """Of its file, without the suffix: a model may have several."""
 
 
 Stored = RunResult | Probed | Study | Validation
@@ -55,7 +58,8 @@ def load_drawable(name: str, root: Path, figures: Path) -> Stored:
 
 def load_stored(name: str, root: Path, other: Path | None = None) -> Stored:
     """A run by its name in `root` or `other` or by its folder, or what a JSON file holds: a run,
-    a probe, a study, or what `validate --json` printed.
+    a probe, a study, or what `validate --json` printed. What `characterize --json` printed names
+    the file of the probe.
 
     Raises `UsageError` for a name that is not stored, `MissingError` for damaged files.
     """
@@ -67,9 +71,10 @@ def load_stored(name: str, root: Path, other: Path | None = None) -> Stored:
             root = other
         return Store(root).load(name)
     values = read_json(path)
-    if "characterization" in values:
+    if "characterization" in values or "stored" in values:
+        path = characterization_file(path)
         c, p = read_characterization(path)
-        return Probed(characterization=c, prediction=p)
+        return Probed(characterization=c, prediction=p, name=path.stem)
     if "study" in values:
         return read_study(path)
     if "comparisons" in values and "measured" in values:

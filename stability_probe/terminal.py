@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import threading
@@ -185,6 +186,8 @@ def print_result(as_json: bool, values: Callable[[], Any], shown: Callable[[], A
     # Names are the user's: [brackets] and :colons: in them are no markup.
     result = shown()
     stream = _result_stream()
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")  # a terminal that has no arrow still gets the result
     console = Console(file=stream, highlight=False, markup=False, emoji=False)
     console.print(result, soft_wrap=isinstance(result, str))
     stream.flush()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import PurePath
 
 from stability_probe.errors import UsageError
 
@@ -24,12 +27,38 @@ def import_callable(name: str) -> Callable[..., object]:
             made = getattr(made, part)
     except (Exception, SystemExit) as error:  # importing runs the user's code
         raise UsageError(
-            f"cannot import {name} ({one_line(error)}); use package.module:callable, "
-            "importable from the working directory"
+            f"cannot import {name} ({one_line(error)}); {_instead(module_name, attribute)}"
         ) from error
     if not callable(made):
         raise UsageError(f"{name} is no callable; give a function")
     return made
+
+
+def as_callable(name: str) -> str | None:
+    """How ``mynets.make`` or ``./mynets.py`` would name a function of the user's; None for a name
+    that is of no module."""
+    if name.endswith(".py"):
+        return f"{_module_of(name)}:callable"
+    module, _, attribute = name.rpartition(".")
+    top = module.split(".")[0]
+    with working_directory_importable():
+        found = top.isidentifier() and importlib.util.find_spec(top) is not None
+    return f"{module}:{attribute}" if found and attribute.isidentifier() else None
+
+
+def _instead(module_name: str, attribute: str) -> str:
+    """What to type in place of a name that cannot be imported."""
+    if module_name.endswith(".py"):
+        return f"leave out .py: {_module_of(module_name)}:{attribute}"
+    there = vars(sys.modules[module_name]) if module_name in sys.modules else {}
+    near = difflib.get_close_matches(attribute, [n for n, v in there.items() if callable(v)], n=1)
+    if near:
+        return f"did you mean {module_name}:{near[0]}?"
+    return "use package.module:callable, importable from the working directory"
+
+
+def _module_of(path: str) -> str:
+    return ".".join(PurePath(path).with_suffix("").parts)
 
 
 @contextmanager

@@ -156,7 +156,7 @@ READERS: dict[str, tuple[Callable[[Path], bytes], Callable[[Path, bytes], object
         under("corpus.csv", load_corpus),
     ),
     "sweep": (lambda _: SWEEP, under("sweep.toml", load_sweep)),
-    "config": (lambda _: CONFIG, under("c.toml", lambda p: read_settings(p, config_options()))),
+    "config": (lambda _: CONFIG, under("c.toml", lambda p: read_settings(p, config_options(), ()))),
     "idx images": (lambda _: idx(3), fashion),
     "idx labels": (
         lambda _: idx(1),

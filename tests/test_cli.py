@@ -323,6 +323,15 @@ def test_a_short_run_shrinks_the_window_nobody_asked_for(seen: list[RunConfig]) 
     fails(result, 2, "longer than the run", "--window 2")
 
 
+@pytest.mark.parametrize("command", ["characterize", "validate"])
+def test_a_run_shorter_than_the_window_leaves_nothing_to_predict(command: str) -> None:
+    told = "is shorter than the window of 4, so there is nothing left to predict; just train"
+    fails(invoke(command, "m", "--epochs", "3"), 2, f"3 epochs {told}", ", or use --window 2\n")
+    assert "--window" not in fails(invoke(command, "m", "--epochs", "1"), 2, f"1 epoch {told}")
+    fails(invoke(command, "m", "--epochs", "2", "--window", "3"), 2, "longer than the run")
+    fails(invoke(command, "m", "--epochs", "0"), 2, "epochs is 0")
+
+
 # --- -C FILE
 
 
@@ -347,7 +356,7 @@ def test_one_file_serves_every_command(seen: list[RunConfig]) -> None:
         ("seeds = [0, true]", ["seeds is", "a list such as"]),
         ("seeds = [1, 1]", ["seed 1 twice", "from f.toml"]),
         ("scheduler-arg = 3", ["scheduler-arg is 3", "a table"]),
-        ("batch_sise = 3", ["unknown setting 'batch_sise'", "batch_size"]),
+        ("batch_sise = 3", ["unknown setting 'batch_sise'", "use batch-size;"]),
         ("[run]\nepochs = 3", ["unknown setting 'run'"]),
         ("config = 'g.toml'", ["unknown setting 'config'"]),
         ("batch_size = 3\nbatch-size = 4", ["set twice"]),
@@ -360,6 +369,21 @@ def test_one_file_serves_every_command(seen: list[RunConfig]) -> None:
 def test_bad_file_is_one_line(content: str, words: list[str]) -> None:
     Path("f.toml").write_text(content)
     fails(invoke("characterize", "m", "-C", "f.toml"), 2, *words)
+
+
+def test_what_a_file_may_hold_is_told_by_the_flags_of_the_command() -> None:
+    Path("f.toml").write_text("zzz = 3\n")
+    told = fails(invoke("evaluate", "-C", "f.toml"), 2, "use corpus or epochs or format or json")
+    assert "_" not in told
+    assert "figures" not in told
+
+
+def test_a_misspelt_variable_is_told() -> None:
+    env = {"PROBE_EPOCH": "5", "PROBE_HOME": "home", "PROBE_SEEDS": "1", "PROBE_URL": "x"}
+    result = invoke("runs", env=env)
+    assert result.exit_code == 0
+    assert result.stderr == "probe: PROBE_EPOCH is no setting; did you mean PROBE_EPOCHS?\n"
+    assert invoke("runs", "-q", env=env).stderr == ""
 
 
 def test_file_that_is_no_text() -> None:
@@ -429,6 +453,22 @@ def test_every_command_and_every_option_has_help(command: str) -> None:
     assert probe.commands[command].help
     for param in probe.commands[command].params:
         assert isinstance(param, click.Argument) or getattr(param, "help", None), param.name
+
+
+@pytest.mark.parametrize("group", [(), ("corpus",)])
+def test_the_line_of_a_command_is_whole_and_those_used_first_come_first(
+    group: tuple[str, ...],
+) -> None:
+    shown = invoke(*group, "--help").stdout.split("Commands:\n")[1].split("\n\n")[0]
+    assert "..." not in shown
+    if not group:
+        names = [line.split()[0] for line in shown.splitlines()]
+        assert names[:3] == ["characterize", "predict", "run"]
+        assert sorted(names) == COMMANDS
+
+
+def test_replay_policy_asks_for_a_schedule() -> None:
+    fails(invoke("replay-policy", "x"), 2, "missing option '--scheduler'")
 
 
 def test_help_shows_defaults_and_exit_codes() -> None:
@@ -693,6 +733,42 @@ def test_characterize_prints_and_keeps_its_answer(fake: Callable[..., None]) -> 
     assert "ADAPT" in shown.stdout
 
 
+def test_what_characterize_prints_leads_to_what_it_stored(
+    fake: Callable[..., None], drawn: list[Any]
+) -> None:
+    fake_characterize(fake, make_prediction())
+    printed = invoke("characterize", "m", "--json", "-o", "mine").stdout
+    Path("c.json").write_text(printed)
+    stored = Path(json.loads(printed)["stored"])
+    assert [stored] == list(Path("mine").absolute().rglob("*.json"))
+    again = invoke("predict", "c.json", "--json")
+    assert json.loads(again.stdout) == json.loads(printed)
+    assert invoke("plot", "c.json").exit_code == 0
+    assert drawn[0][0].characterization == make_characterization(RunConfig(model="m"))
+    stored.unlink()
+    for command in ("predict", "plot", "report"):
+        fails(invoke(command, "c.json"), 4, "c.json is what --json prints", stored.name)
+
+
+def test_the_next_command_reads_the_same_runs(fake: Callable[..., None]) -> None:
+    fake_characterize(fake, make_prediction())
+
+    def told(*args: str) -> str:
+        return invoke(*args).stdout.split("next: ")[1].replace("\n", " ")
+
+    assert " -o " not in told("characterize", "m")
+    assert told("characterize", "m", "-o", "mine").endswith("-o mine ")
+    (stored,) = Path("mine").rglob("*.json")
+    assert told("predict", str(stored)).endswith("-o mine ")
+    stored.rename("moved.json")
+    assert " -o " not in told("predict", "moved.json")
+
+
+def test_a_file_that_is_no_json() -> None:
+    Path("data.py").write_text("import torch\n")
+    fails(invoke("predict", "data.py"), 4, "cannot read data.py: it is not JSON\n")
+
+
 def test_full_disk_at_the_end_does_not_take_the_answer(
     fake: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -751,6 +827,44 @@ def test_runs_lists_what_is_stored() -> None:
     assert [r["run_id"] for r in listed] == [result.run_id]
     assert result.run_id in invoke("runs").stdout.split()
     assert invoke("runs", "-o", "nowhere").exit_code == 0
+
+
+@pytest.mark.parametrize("flag", ["-o", "--output", "--runs"])
+def test_the_folder_of_runs_has_one_name_everywhere(flag: str) -> None:
+    result = store_run(Path("mine"))
+    assert result.run_id in invoke("runs", flag, "mine").stdout
+    if flag == "--runs":
+        assert invoke("explain", result.run_id, flag, "mine").exit_code == 0
+    else:
+        fails(invoke("explain", result.run_id, flag, "mine"), 2, "the folder of runs is --runs;")
+        told = fails(invoke("models", flag, "mine"), 2, "no such option")
+        assert "--runs" not in told
+
+
+def test_a_run_that_is_not_there_is_looked_for_elsewhere() -> None:
+    told = "no run 'x' in {}; see probe runs{}, or name its folder with --runs\n"
+    fails(invoke("explain", "x"), 2, told.format("probe-runs", ""))
+    fails(invoke("explain", "x", "--runs", "a b"), 2, told.format("a b", " -o 'a b'"))
+
+
+def test_runs_tells_windows_and_how_the_batch_grew() -> None:
+    store_run(Path("probe-runs"), epochs=(make_epoch(epoch=1), make_epoch(batch_size=24, epoch=2)))
+    window = RunConfig(model="m", max_epochs=4)
+    with Store(Path("probe-runs")).open(window) as directory:
+        directory.append(make_epoch(epoch=1))
+    listed = invoke("runs").stdout
+    assert "16 → 24  2/100 " in listed
+    assert "16       1/4 window, unfinished " in listed
+    ascii_only = process("-m", "cli", "runs", env={"PYTHONIOENCODING": "ascii"})
+    assert ascii_only.stdout == listed.replace("→", "?")
+
+
+def test_nothing_like_a_pattern_is_a_usage_error(fake: Callable[..., None]) -> None:
+    fake("stability_probe.models", model_names=lambda: ["vit"], suggest=lambda _: ["vit"])
+    assert invoke("models", "v").stdout == "vit\n"
+    for more in ((), ("--json",)):
+        fails(invoke("models", "vid", *more), 2, "no model like 'vid'; use vit\n")
+        fails(invoke("schedulers", "debaa", *more), 2, "no schedule like 'debaa'; use deba\n")
 
 
 @pytest.fixture
@@ -837,8 +951,10 @@ def test_explain_and_replay_policy_of_what_cannot_be(fake: Callable[..., None]) 
 # --- real processes
 
 
-def process(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+def process(
+    *args: str, env: Mapping[str, str] | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(CHECKOUT), **(env or {})}
     return subprocess.run(
         [sys.executable, *args], capture_output=True, text=True, env=env, timeout=60, **options
     )

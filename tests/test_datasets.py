@@ -560,7 +560,8 @@ OK_IMAGES = "np.zeros((4, 6, 6), np.uint8)"
     ("body", "told"),
     [
         ("return 3", "returned int"),
-        ("return 1, 2", "returned tuple"),
+        ("x = torch.utils.data.TensorDataset(torch.ones(2)); return x", "returned TensorDataset"),
+        ("return 1, 2, 3", "returned a tuple of 3; return four arrays (train_images, train_labels"),
         ("raise ValueError('two\\nlines')", "raised ValueError: two lines"),
         (
             f"return {OK_IMAGES}, [0, 1, -1, 0], {OK_IMAGES}, {LABELS}",
@@ -571,10 +572,10 @@ OK_IMAGES = "np.zeros((4, 6, 6), np.uint8)"
         (f"return {OK_IMAGES}, {LABELS}, {OK_IMAGES}, [0, 1, 2, 0]", "test label is above"),
         (f"return {OK_IMAGES}, [0, 1], {OK_IMAGES}, {LABELS}", "for 4 images"),
         (f"return {OK_IMAGES}, [0., 1., 1., 0.], {OK_IMAGES}, {LABELS}", "whole numbers"),
-        (f"return {OK_IMAGES}[:0], [], {OK_IMAGES}, {LABELS}", "are none"),
+        (f"return {OK_IMAGES}[:0], [], {OK_IMAGES}, {LABELS}", "there are no training images"),
         (f"return {OK_IMAGES}, {LABELS}, np.zeros((4, 7, 7), np.uint8), {LABELS}", "must agree"),
         (f"x = np.zeros((4, 6)); return x, {LABELS}, x, {LABELS}", "have shape"),
-        (f"x = np.zeros((4, 5, 6, 6)); return x, {LABELS}, x, {LABELS}", "have shape"),
+        (f"x = np.zeros((4, 5, 6, 7)); return x, {LABELS}, x, {LABELS}", "have shape [4, 5, 6, 7]"),
         (f"x = np.full((4, 6, 6), np.nan); return x, {LABELS}, x, {LABELS}", "outside 0 to 1"),
         (f"x = np.full((4, 6, 6), 255.); return x, {LABELS}, x, {LABELS}", "outside 0 to 1"),
         (f"x = np.zeros((4, 6, 6), int); return x, {LABELS}, x, {LABELS}", "use uint8"),

@@ -136,6 +136,12 @@ def user_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "    def forward(self, x):\n"
         "        assert not self.training, 'never trained'\n"
         "        return super().forward(x)\n"
+        "class Lacks(Keeps):\n"
+        "    def forward(self, x):\n"
+        "        return self.head(x.no_such_shape)\n"
+        "class Grey(nn.Sequential):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(nn.Conv2d(1, 4, 3))\n"
         "class Wide(nn.Sequential):\n"
         "    def __init__(self, num_classes):\n"
         "        super().__init__(nn.LazyBatchNorm2d(), nn.Dropout(), nn.Flatten(),\n"
@@ -245,9 +251,9 @@ def test_check_leaves_the_model_as_it_was() -> None:
         ("torchvision:resnet10t", "did you mean resnet10t?"),
         ("torchvision:restnet18", "did you mean torchvision:resnet18 "),
         ("timm:resnet10t", "did you mean resnet10t?"),
-        ("zzzzqqq", "see timm.list_models()"),
-        ("", "see timm.list_models()"),
-        ("torchvision:fcn_resnet50_zzz", "see timm.list_models()"),
+        ("zzzzqqq", "see probe models '*vit*' ("),
+        ("", "see probe models '*vit*' ("),
+        ("torchvision:fcn_resnet50_zzz", "see probe models '*vit*' ("),
     ],
 )
 def test_unknown_name(name: str, hint: str) -> None:
@@ -381,6 +387,35 @@ def test_the_users_own_model_is_left_as_it_was_and_takes_images_that_are_not_squ
     with pytest.raises(UsageError, match="does not take 6x6 images: RuntimeError: mat1 and mat2"):
         check_model(model, name, num_classes=10, img_size=6)
     assert model_size(model, img_size=6, height=4).num_macs == 3 * 4 * 6 * 10
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        (
+            "mynets.plain",
+            "unknown model 'mynets.plain'; for your own function write mynets:plain (",
+        ),
+        ("./mynets.py", "for your own function write mynets:callable ("),
+        ("mynets:plan", "did you mean mynets:plain?"),
+        ("mynets.py:plain", "leave out .py: mynets:plain"),
+        ("nets/mine.py:plain", "leave out .py: nets.mine:plain"),
+        ("mynet:plain", "use package.module:callable, importable from the working directory"),
+    ],
+)
+def test_a_name_of_the_users_own_that_is_nearly_right(
+    user_nets: str, typed: str, hint: str
+) -> None:
+    assert hint in message_of(typed)
+
+
+def test_advice_for_the_users_own_model_follows_from_what_failed(user_nets: str) -> None:
+    size = "use --img-size with the size your model is made for, or let it accept img_size"
+    assert message_of(f"{user_nets}:plain", img_size=8).endswith(size)
+    grey = message_of(f"{user_nets}:Grey")
+    assert grey.endswith("images have 3 channels: let it accept in_chans")
+    for name in ("Stumbles", "Lacks"):
+        assert "img" not in message_of(f"{user_nets}:{name}")
 
 
 def test_user_module_not_found() -> None:

@@ -51,4 +51,13 @@ def test_whatever_is_stored_is_drawn(tmp_path: Path, fmt: str) -> None:
         # Glyphs are paths, and a comment before them holds their text.
         assert "<!-- fixed batch -->" in texts[adaptive.run_id]
         assert "<!-- fixed batch -->" not in texts[fixed.run_id]
-        assert "Rehearsed batch sizes" in texts["resnet10t-digits-characterization"]
+        (probe,) = (t for stem, t in texts.items() if stem.endswith("-1-characterization"))
+        assert "Rehearsed batch sizes" in probe
+
+
+def test_two_probes_of_a_model_are_two_figures(tmp_path: Path) -> None:
+    figures = set()
+    for _ in range(2):
+        stored = load_stored(str(keep_probe(tmp_path, probed())), tmp_path)
+        figures |= set(write_plots(stored, tmp_path, tmp_path / "figures", "svg"))
+    assert len(figures) == 2

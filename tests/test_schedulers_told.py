@@ -340,6 +340,7 @@ SEQUENCE = (
     "needs the batch of every epoch; use --scheduler-arg run=RUN_ID, or batch_sizes=[16,16,24]"
 )
 UNKNOWN = "unknown argument of"
+READING = "unknown reading of deba"
 EVERY = "noise_scale needs every >= 1, multiple > 0 and deadband >= 0"
 NORM_TEST = "norm_test needs theta > 0 and every >= 1, a whole number of epochs"
 ADABATCH = "adabatch needs factor > 1 and every >= 1, a whole number of epochs"
@@ -351,13 +352,13 @@ FACTORS = "deba needs growth > 1, 0 < shrink < 1, tolerance > 0 and spike > 0"
 @pytest.mark.parametrize(
     ("name", "args", "line"),
     [
-        ("debba", {}, "unknown scheduler 'debba'; use deba or adabatch"),
-        ("noise", {}, "unknown scheduler 'noise'; use noise_scale or norm_test or timed"),
-        ("timde", {}, "unknown scheduler 'timde'; use timed or deba or fixed"),
-        ("deba", {"reading": "mid"}, "unknown reading of deba 'mid'; use mild"),
-        ("deba", {"reading": 3}, f"unknown reading of deba '3'; use {' or '.join(READINGS)}"),
-        ("deba", {"redding": 1}, f"{UNKNOWN} deba 'redding'; use reading or shrink"),
-        ("timed", {"reading": 1}, f"{UNKNOWN} timed 'reading'; use growth or cooldown"),
+        ("debba", {}, "unknown scheduler 'debba'; use deba"),
+        ("noise", {}, "unknown scheduler 'noise'; use noise_scale"),
+        ("timde", {}, "unknown scheduler 'timde'; use timed"),
+        ("deba", {"reading": "mid"}, f"{READING} 'mid'; use mild"),
+        ("deba", {"reading": 3}, f"{READING} '3'; use eager or literal or mild or strict"),
+        ("deba", {"redding": 1}, f"{UNKNOWN} deba 'redding'; use reading"),
+        ("timed", {"reading": 1}, f"{UNKNOWN} timed 'reading'; use cooldown or growth"),
         ("fixed", {"qqq": 1}, f"{UNKNOWN} fixed 'qqq'; use cooldown"),
         ("deba", {"calibration_epochs": 1}, "deba needs calibration_epochs >= 2, a whole number"),
         ("deba", {"growth": 1}, FACTORS),

@@ -409,6 +409,7 @@ def test_the_list_has_every_run_by_name(tmp_path: Path) -> None:
             status="unfinished",
             final_accuracy=0.25,
             time_s=1.5,
+            last_batch_size=16,
         ),
         summary(
             finished,
@@ -419,6 +420,8 @@ def test_the_list_has_every_run_by_name(tmp_path: Path) -> None:
             status="finished",
             final_accuracy=0.7,
             time_s=4.0,
+            last_batch_size=16,
+            is_window=True,
         ),
         summary(
             diverged,

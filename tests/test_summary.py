@@ -48,7 +48,7 @@ CONTRACT: dict[str, Any] = {
         (
             *("schema_version", "model", "data", "device", "precision", "batch_size"),
             *("window_epochs", "epochs", "seeds", "num_params", "throughput", "headroom"),
-            "environment",
+            *("environment", "stored"),
         )
     ),
     "stability_score": MEAN_STD,
@@ -235,6 +235,19 @@ def test_the_table_says_what_is_undefined_or_disturbed() -> None:
     assert "plainer" not in words
 
 
+@pytest.mark.parametrize(
+    ("speeds", "told"),
+    [
+        ((50.4, 98.4, 91.0), "1.95x at batch 256 50 samples/s at 16, 98 at 256"),
+        ((50.0, 45.0, 40.0), "1.00x at batch 16 50 samples/s at 16, 40 at 280"),
+    ],
+)
+def test_the_speeds_told_are_those_of_the_headroom(speeds: tuple[float, ...], told: str) -> None:
+    c = make_characterization(curve=make_curve((16, 256, 280), speeds))
+    words = " ".join(rendered(characterization_table(c, make_prediction())).split())
+    assert f"headroom {told}" in words
+
+
 def test_the_table_of_a_curve_with_one_point() -> None:
     c = make_characterization(curve=make_curve((16,), (100.0,)))
     words = " ".join(rendered(characterization_table(c, make_prediction())).split())
@@ -322,13 +335,16 @@ def test_the_validation_table_puts_predicted_beside_measured() -> None:
     lines = rendered(validation_table(make_validation())).splitlines()
     assert max(map(len, lines)) <= 80
     saved = next(line for line in lines if line.startswith("time saved"))
-    assert " ".join(saved.split()) == "time saved % +20.0 +10.0 to +30.0 20 ± 2.8"
+    assert " ".join(saved.split()) == "time saved % +20.0 +10.0 to +30.0 +20.0 ± 2.8"
     delta = next(line for line in lines if line.startswith("accuracy change"))
     words = " ".join(delta.split())
-    assert words == "accuracy change, points +0.50 -1.00 to +2.00 0.6 ± 0.28"
+    assert words == "accuracy change, points +0.5 -1.0 to +2.0 +0.6 ± 0.3"
     words = " ".join(" ".join(lines).split())
-    assert "seed 0: +18 %, +0.4 pp, seed 1: +22 %, +0.8 pp" in words
-    assert "class adapt P(benefit) 0.90 benefits" in words
+    assert "seed 0: +18 %, +0.4 points, seed 1: +22 %, +0.8 points" in words
+    assert "class ADAPT P(benefit) 0.90 benefits" in words
+    assert "updates saved % +40.0" in words
+    assert "time to target saved % +5.0" in words
+    assert "target: the fixed run's final accuracy - 0.5 points" in words
 
 
 def grown() -> RunResult:

@@ -17,6 +17,7 @@ from predictor.validate import judge, validate
 from stability_probe.config import RunConfig
 from stability_probe.errors import RunError, UsageError
 from stability_probe.limits import Limits
+from stability_probe.progress import Quiet
 from stability_probe.records import Characterization, Prediction, RunResult
 from stability_probe.store import Store, read_characterization
 from tests.predictor_factories import (
@@ -176,6 +177,19 @@ def test_what_was_told_is_kept_beside_the_runs(bench: Bench, tmp_path: Path) -> 
     c, p = read_characterization(path)
     assert c.seeds == (0, 1)
     assert p == make_prediction()
+
+
+def test_a_second_prediction_says_that_it_is_made_anew(bench: Bench, tmp_path: Path) -> None:
+    notes: list[str] = []
+
+    class Noting(Quiet):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    for _ in range(2):
+        assert not notes
+        validate(CONFIG, seeds=(0,), store=Store(tmp_path), progress=Noting())
+    assert notes == ["probed before: the throughput was measured anew, and so is the prediction"]
 
 
 def test_runs_are_paired_by_seed_and_differ_in_the_schedule_only(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from stability_probe.config import RunConfig, default_max_batch_size
-from stability_probe.errors import UsageError
+from stability_probe.errors import UsageError, near
 from stability_probe.schedulers.adabatch import AdaBatch
 from stability_probe.schedulers.base import (
     GRID,
@@ -147,5 +146,4 @@ def _make_users_rule(name: str, arguments: dict[str, Any]) -> Rule:
 
 
 def _unknown(what: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, cutoff=0.4) or known
-    return f"unknown {what} {name!r}; use {' or '.join(near)}"
+    return f"unknown {what} {name!r}; use {near(name, known)}"
