@@ -17,6 +17,7 @@ from click.core import ParameterSource
 
 from stability_probe.errors import ProbeError
 from stability_probe.launch import follows, processes
+from stability_probe.memory import lacks_memory
 from stability_probe.settings import OutputFile, near, shown_settings
 
 EXIT_CODES = """\b
@@ -137,7 +138,7 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, ImportError):
         part = error.name or "a module"
         return f"cannot import {part} ({error}); install it, or stability-probe anew", 4
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if lacks_memory(error):
         return "out of memory; use a smaller --batch-size, --max-batch-size or --limit", 3
     if isinstance(error, OSError) and error.errno:
         return _explain_os_error(error), 3
