@@ -16,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 from stability_probe.errors import ProbeError
-from stability_probe.launch import follows, processes
+from stability_probe.launch import follows, is_leaders, lost_another, processes, rank
 from stability_probe.memory import lacks_memory
 from stability_probe.settings import OutputFile, near, shown_settings
 
@@ -78,7 +78,8 @@ class Command(click.Command):
             cause: BaseException = error
         except Exception as error:
             message, code, cause = *explain(error), error
-        complain(message, cause if verbose else None)
+        common = isinstance(cause, KeyboardInterrupt) or is_leaders(cause) or lost_another(cause)
+        complain(message, cause if verbose else None, common=common)
         ctx.exit(code)
 
 
@@ -138,6 +139,8 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, ImportError):
         part = error.name or "a module"
         return f"cannot import {part} ({error}); install it, or stability-probe anew", 4
+    if lost_another(error):
+        return "another process of the run ended; it says why", 3
     if lacks_memory(error):
         return "out of memory; use a smaller --batch-size, --max-batch-size or --limit", 3
     if isinstance(error, OSError) and error.errno:
@@ -177,11 +180,14 @@ def _explain_os_error(error: OSError) -> str:
     return f"cannot read or write{where}: {os.strerror(error.errno or 0)}"
 
 
-def complain(message: str, cause: BaseException | None = None) -> None:
-    """One line on stderr; below it the traceback of `cause`, if any. Of several processes the
-    first speaks for all."""
-    if follows():
+def complain(message: str, cause: BaseException | None = None, *, common: bool = True) -> None:
+    """One line on stderr; below it the traceback of `cause`, if any.
+
+    Of several processes the first speaks for all, and each for itself where it is not `common`.
+    """
+    if follows() and common:
         return
-    click.echo(f"probe: {' '.join(message.split())}", err=True)
+    who = f"process {rank()}: " if follows() else ""
+    click.echo(f"probe: {who}{' '.join(message.split())}", err=True)
     if cause is not None:
         click.echo("".join(traceback.format_exception(cause)), err=True, nl=False)

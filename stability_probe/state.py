@@ -15,7 +15,7 @@ from stability_probe.datasets import Dataset
 from stability_probe.device import resolve_device
 from stability_probe.distributed import World
 from stability_probe.errors import UsageError
-from stability_probe.models import check_model, make_model, normalization
+from stability_probe.models import check_model, is_own_model, make_model, normalization
 from stability_probe.optim import learning_rate, make_optimizer
 from stability_probe.records import EpochRecord
 from stability_probe.schedulers import BatchScheduler, make_scheduler
@@ -82,7 +82,7 @@ def make_state(config: RunConfig, dataset: Dataset, world: World | None = None) 
         "img_size": image.shape[-1],
         "in_chans": image.shape[0],
     }
-    model = make_model(config.model, **shape)
+    model, own = make_model(config.model, **shape), is_own_model(config.model)
     check_model(model, config.model, **shape, height=image.shape[-2])
     _check_batch(config, model, len(dataset.train_labels), world)
     memory_format = torch.channels_last if config.channels_last == "on" else torch.contiguous_format
@@ -90,7 +90,7 @@ def make_state(config: RunConfig, dataset: Dataset, world: World | None = None) 
     learning_rate(config, 1, config.batch_size)
     return TrainState(
         model=model,
-        forward=compile_model(model) if config.compile else world.wrap(model),
+        forward=compile_model(model) if config.compile else world.wrap(model, may_skip=own),
         world=world,
         optimizer=make_optimizer(model, config),
         scheduler=make_scheduler(config, len(dataset.train_labels)),
