@@ -19,6 +19,7 @@ from stability_probe.errors import ProbeError
 from stability_probe.launch import follows, is_leaders, lost_another, processes, rank
 from stability_probe.memory import lacks_memory
 from stability_probe.settings import OutputFile, near, shown_settings
+from stability_probe.user_code import late_imports
 
 EXIT_CODES = """\b
 Exit codes:
@@ -61,7 +62,7 @@ class Command(click.Command):
         ctx.meta[RESULT_STREAM] = sys.stdout
         try:
             # What the user's own code prints is no result.
-            with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+            with warnings.catch_warnings(), redirect_stdout(sys.stderr), late_imports():
                 if not verbose:  # libraries warn about what is no concern of the user
                     warnings.simplefilter("ignore")
                 for option in self.params:
@@ -76,7 +77,7 @@ class Command(click.Command):
                 message += f"; what was measured is kept in {ctx.params['output']}"
             code = getattr(error, "exit_code", 130)
             cause: BaseException = error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             message, code, cause = *explain(error), error
         common = isinstance(cause, KeyboardInterrupt) or is_leaders(cause) or lost_another(cause)
         complain(message, cause if verbose else None, common=common)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -94,7 +93,9 @@ class KeyValue(click.ParamType):  # type: ignore[type-arg]
             parsed = json.loads(text)
         except (ValueError, RecursionError):
             parsed = text
-        if isinstance(parsed, float) and not math.isfinite(parsed):
+        try:
+            json.dumps(parsed, allow_nan=False)
+        except ValueError:
             self.fail(f"{value!r} is not finite", param, ctx)
         return name.strip(), parsed
 
