@@ -82,15 +82,16 @@ def make_state(config: RunConfig, dataset: Dataset, world: World | None = None) 
         "img_size": image.shape[-1],
         "in_chans": image.shape[0],
     }
-    model, own = make_model(config.model, **shape), is_own_model(config.model)
+    model = make_model(config.model, **shape)
     check_model(model, config.model, **shape, height=image.shape[-2])
     _check_batch(config, model, len(dataset.train_labels), world)
     memory_format = torch.channels_last if config.channels_last == "on" else torch.contiguous_format
     model = model.to(device).to(memory_format=memory_format)
     learning_rate(config, 1, config.batch_size)
+    wrapped = world.wrap(model, may_skip=is_own_model(config.model))
     return TrainState(
         model=model,
-        forward=compile_model(model) if config.compile else world.wrap(model, may_skip=own),
+        forward=compile_model(model) if config.compile else wrapped,
         world=world,
         optimizer=make_optimizer(model, config),
         scheduler=make_scheduler(config, len(dataset.train_labels)),
