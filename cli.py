@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stability_probe.errors import RunError, UsageError, near
+from stability_probe.errors import MissingError, RunError, UsageError, near
 from stability_probe.exits import EXIT_CODES, Group, complain
 from stability_probe.exits import explain as explain_error
 from stability_probe.options import (
@@ -370,12 +370,16 @@ def runs(**options: Any) -> None:
     from stability_probe.store import Store
     from stability_probe.terminal import print_result
 
-    stored = Store(Path(options["output"])).list()
+    damaged: list[str] = []
+    stored = Store(Path(options["output"])).list(damaged)
     print_result(
         options["json"],
         lambda: run_summary.runs_json(stored),
         lambda: run_summary.runs_table(stored),
     )
+    if damaged:
+        more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
+        raise MissingError(f"not listed: {damaged[0]}{more}")
 
 
 @probe.command(params=[PATTERN, *COMMON])

@@ -113,6 +113,13 @@ class RunConfig:
                 raise UsageError(f"{name} is {value!r}; use a number of at least 0")
         if not isinstance(self.scheduler_args, Mapping):
             raise UsageError("scheduler_args must be a table of names and values")
+        try:
+            json.dumps(dict(self.scheduler_args), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"scheduler_args cannot be stored ({error}); use finite numbers, texts, lists "
+                "and tables"
+            ) from None
         if self.window_epochs > self.epochs:
             raise UsageError(
                 f"the window of {self.window_epochs} epochs is longer than the run of "

@@ -237,7 +237,7 @@ def _call_user(name: str) -> LabelledImages:
             made = make()
         except ProbeError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UsageError(f"{name} raised {one_line(error)}") from error
     if not isinstance(made, Dataset):
         return from_user(name, made)

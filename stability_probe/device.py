@@ -7,22 +7,13 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from stability_probe.errors import UsageError
+from stability_probe.memory import available_memory, lacks_memory
 
-_NO_MEMORY = (
-    "out of memory",  # CUDA and MPS
-    "can't allocate memory",  # the allocator of a CPU, which has two words for it
-    "not enough memory",
-    "alloc_failed",  # cuBLAS, cuDNN
-    "allocation_failed",
-    "could not create a memory",  # oneDNN
-)
-"""Words of errors that a smaller batch may mend."""
 _NO_MEMORY_OR_KERNEL = (
     "unable to find an engine",  # cuDNN
     "valid cudnn algorithm",
@@ -48,7 +39,15 @@ def resolve_device(name: str) -> torch.device:
         raise UsageError(f"unknown device {name!r}; use auto, cuda, mps or cpu")
     if not available[kind]:
         raise UsageError(f"device {name!r} is not available here; use --device auto")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"{name!r} is no device; use {kind}, or {kind}:0") from None
+    count = torch.get_device_module(kind).device_count()
+    if device.index is not None and device.index >= count:
+        last = f" to {kind}:{count - 1}" if count > 1 else ""
+        raise UsageError(f"device {name!r} is not here; use {kind}:0{last}")
+    return device
 
 
 def synchronize(device: torch.device) -> None:
@@ -70,19 +69,11 @@ def send(values: Tensor, device: torch.device) -> Tensor:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an operation failed for lack of memory.
-
-    Only torch's own allocators for a device raise a type of their own. Of other errors the words
-    tell, and not the word alone: an "illegal memory access" is a bug that no smaller batch mends.
-    """
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    """Whether an operation failed for lack of memory, as its words or a full card tell."""
+    if lacks_memory(error):
         return True
-    if not isinstance(error, RuntimeError):
-        return False
-    words = str(error).lower()
-    if any(w in words for w in _NO_MEMORY_OR_KERNEL):
-        return _card_is_full()
-    return any(w in words for w in _NO_MEMORY)
+    words = str(error).lower() if isinstance(error, RuntimeError) else ""
+    return any(w in words for w in _NO_MEMORY_OR_KERNEL) and _card_is_full()
 
 
 def _card_is_full() -> bool:
@@ -121,18 +112,6 @@ def peak_memory(device: torch.device) -> int | None:
         return 1024 * int(fields["VmHWM"].split()[0])
     except (OSError, KeyError, ValueError):
         return None
-
-
-def available_memory(meminfo: Path = Path("/proc/meminfo")) -> float | None:
-    """Bytes that can still be taken, None where the system does not tell."""
-    try:
-        lines = meminfo.read_text().splitlines()
-    except OSError:
-        return None
-    values = dict(line.split(":", 1) for line in lines if ":" in line)
-    if "MemAvailable" not in values:
-        return None
-    return float(values["MemAvailable"].split()[0]) * 1024
 
 
 def largest_that_fits(device: torch.device, peak: int | None, done: int, size: int) -> int:

@@ -18,7 +18,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from stability_probe.launch import processes
+from stability_probe.errors import UsageError
+from stability_probe.launch import mark_as_leaders, processes
 
 T = TypeVar("T")
 
@@ -51,6 +52,7 @@ class World:
         dist.broadcast_object_list(answer, src=0)
         value, problem = answer[0]
         if problem is not None:
+            mark_as_leaders(problem)
             raise problem
         return value  # type: ignore[return-value]
 
@@ -65,9 +67,11 @@ class World:
         self.add_up(told)
         return bool(told.item() > 0)
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """`model` as it is called in training."""
-        return model if self.size == 1 else DistributedDataParallel(model)
+    def wrap(self, model: nn.Module, *, may_skip: bool) -> nn.Module:
+        """`model` as it is called in training; `may_skip` where a step may not use all of it."""
+        if self.size == 1:
+            return model
+        return DistributedDataParallel(model, find_unused_parameters=may_skip)
 
     def agree_on_buffers(self, model: nn.Module) -> None:
         """The leader's buffers in every process: BatchNorm's statistics of the last step differ."""
@@ -84,7 +88,13 @@ def joined(device: str) -> Iterator[World]:
         return
     on_cuda = device.startswith(("auto", "cuda")) and torch.cuda.is_available()
     if on_cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        mine, cards = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if mine >= cards:
+            raise UsageError(
+                f"torchrun starts more processes here than there are CUDA devices; "
+                f"use --nproc-per-node {cards}, or --device cpu"
+            )
+        torch.cuda.set_device(mine)
     dist.init_process_group("nccl" if on_cuda else "gloo")
     try:
         yield current_world()

@@ -12,9 +12,10 @@ import torch
 
 from stability_probe.dataset_files import FILES, find_files
 from stability_probe.datasets import DATASETS
-from stability_probe.device import available_memory, cpu_name, package_version
+from stability_probe.device import cpu_name, package_version
 from stability_probe.errors import MissingError
 from stability_probe.folders import cache_home, data_home
+from stability_probe.memory import available_memory
 
 PACKAGES = (
     *("torch", "torchvision", "timm", "scikit-learn", "mapie", "scipy", "numpy"),

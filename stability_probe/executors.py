@@ -117,7 +117,7 @@ def _main(config: str, root: str) -> None:
         run_one(RunConfig.from_dict(json.loads(config)), Path(root))
     except Interrupted as interrupted:
         sys.exit(interrupted.exit_code)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason, code = explain(error)
         if code == BUG:
             raise  # its traceback belongs into the log

@@ -16,8 +16,10 @@ import click
 from click.core import ParameterSource
 
 from stability_probe.errors import ProbeError, near
-from stability_probe.launch import follows, processes
+from stability_probe.launch import follows, is_leaders, lost_another, processes, rank
+from stability_probe.memory import lacks_memory
 from stability_probe.settings import OutputFile, misspelt_variables, shown_settings
+from stability_probe.user_code import late_imports
 
 EXIT_CODES = """\b
 Exit codes:
@@ -63,7 +65,7 @@ class Command(click.Command):
         ctx.meta[RESULT_STREAM] = sys.stdout
         try:
             # What the user's own code prints is no result.
-            with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+            with warnings.catch_warnings(), redirect_stdout(sys.stderr), late_imports():
                 if not verbose:  # libraries warn about what is no concern of the user
                     warnings.simplefilter("ignore")
                 for option in self.params:
@@ -78,9 +80,10 @@ class Command(click.Command):
                 message += f"; what was measured is kept in {ctx.params['output']}"
             code = getattr(error, "exit_code", 130)
             cause: BaseException = error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             message, code, cause = *explain(error), error
-        complain(message, cause if verbose else None)
+        common = isinstance(cause, KeyboardInterrupt) or is_leaders(cause) or lost_another(cause)
+        complain(message, cause if verbose else None, common=common)
         ctx.exit(code)
 
 
@@ -151,7 +154,9 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, ImportError):
         part = error.name or "a module"
         return f"cannot import {part} ({error}); install it, or stability-probe anew", 4
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if lost_another(error):
+        return "another process of the run ended; it says why", 3
+    if lacks_memory(error):
         return "out of memory; use a smaller --batch-size, --max-batch-size or --limit", 3
     if isinstance(error, OSError) and error.errno:
         return _explain_os_error(error), 3
@@ -190,11 +195,14 @@ def _explain_os_error(error: OSError) -> str:
     return f"cannot read or write{where}: {os.strerror(error.errno or 0)}"
 
 
-def complain(message: str, cause: BaseException | None = None) -> None:
-    """One line on stderr; below it the traceback of `cause`, if any. Of several processes the
-    first speaks for all."""
-    if follows():
+def complain(message: str, cause: BaseException | None = None, *, common: bool = True) -> None:
+    """One line on stderr; below it the traceback of `cause`, if any.
+
+    Of several processes the first speaks for all, and each for itself where it is not `common`.
+    """
+    if follows() and common:
         return
-    click.echo(f"probe: {' '.join(message.split())}", err=True)
+    who = f"process {rank()}: " if follows() else ""
+    click.echo(f"probe: {who}{' '.join(message.split())}", err=True)
     if cause is not None:
         click.echo("".join(traceback.format_exception(cause)), err=True, nl=False)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 
+_LEADERS = "_stability_probe_of_leader"
+_LOST = ("connection closed by peer", "connection reset by peer", "ncclremoteerror")
+"""Words of Gloo and NCCL."""
+
 
 def processes() -> int:
     """How many processes torchrun started; 1 without it."""
@@ -13,4 +17,25 @@ def processes() -> int:
 
 def follows() -> bool:
     """Whether this process is one of several and not the first, which alone speaks."""
-    return processes() > 1 and os.environ["RANK"] != "0"
+    return processes() > 1 and rank() != 0
+
+
+def rank() -> int:
+    """Which of the processes this is."""
+    return int(os.environ["RANK"])
+
+
+def mark_as_leaders(error: Exception) -> None:
+    """Note that an error came from the first process, which tells it."""
+    error.__dict__[_LEADERS] = True
+
+
+def is_leaders(error: BaseException) -> bool:
+    """Whether the first process tells of an error that was raised in this one."""
+    return _LEADERS in error.__dict__
+
+
+def lost_another(error: BaseException) -> bool:
+    """Whether an error only says that another process has ended, which tells why."""
+    words = str(error).lower() if isinstance(error, RuntimeError) else ""
+    return processes() > 1 and any(w in words for w in _LOST)

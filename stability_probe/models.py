@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import textwrap
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import timm
@@ -15,6 +15,7 @@ import torchvision
 from timm.layers.norm import RmsNorm, RmsNorm2d
 from timm.layers.patch_embed import PatchEmbed
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,8 +24,8 @@ from stability_probe.errors import ProbeError, RunError, UsageError
 from stability_probe.records import ModelSize
 from stability_probe.user_code import (
     as_callable,
+    cause,
     import_callable,
-    one_line,
     working_directory_importable,
 )
 
@@ -63,7 +64,7 @@ def make_model(name: str, *, num_classes: int, img_size: int, in_chans: int = 3)
         raise
     except Exception as error:  # constructors of others fail in their own ways
         raise UsageError(
-            f"{name} cannot be made for {img_size}x{img_size} images: {_cause(error)}; "
+            f"{name} cannot be made for {img_size}x{img_size} images: {cause(error)}; "
             f"{_other_size(224, img_size)}"
         ) from error
 
@@ -83,56 +84,87 @@ def check_model(
     in_chans: int = 3,
     height: int | None = None,
 ) -> None:
-    """One forward pass of two images; of the user's own model, one in training mode too.
+    """One forward pass of two images; of the user's own model, one step's gradient too.
 
     Images are [in_chans, height, img_size], square without `height`. Raises `UsageError` unless
-    it gives [2, num_classes], and for a model with nothing to train; `RunError` where the memory
-    does not hold two images.
+    it gives [2, num_classes], and for a model with nothing to train or without a gradient;
+    `RunError` where the memory does not hold two images.
     """
     shape = (in_chans, height or img_size, img_size)
-    for training in (False, True) if is_own_model(name) else (False,):
-        when = "in training" if training else "for two images"
-        logits = _try_forward(model, name, shape, training=training)
-        if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
-            is_tensor = isinstance(logits, torch.Tensor)
-            got = list(logits.shape) if is_tensor else type(logits).__name__
-            raise UsageError(
-                f"{name} returns {got} {when}; it must return logits [2, {num_classes}]"
-            )
+    with _left_alone(model, training=False):
+        logits = _try_forward(model, name, shape)
+        _require_logits(name, logits, num_classes, "for two images")
     if not any(p.requires_grad for p in model.parameters()):
         raise UsageError(f"{name} has no parameter to train; unfreeze it with requires_grad_()")
+    if is_own_model(name):
+        with _left_alone(model, training=True):
+            logits = _try_forward(model, name, shape, when=" in training")
+            _require_logits(name, logits, num_classes, "in training")
+            _require_gradient(model, name, logits)
 
 
-def _try_forward(
-    model: nn.Module, name: str, shape: tuple[int, int, int], *, training: bool
-) -> Any:
-    """What a model gives for two images; training leaves it and the random state as they were."""
+@contextmanager
+def _left_alone(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Evaluation, or training that leaves the model and the random state as they were."""
     was_training = model.training
     model.train(training)
     # The first pass, in evaluation, is the one that makes what is lazy.
     buffers = [(b, b.clone()) for b in model.buffers()] if training else []
     try:
         # Not inference_mode: what a model keeps from this pass could not be trained with.
-        with torch.random.fork_rng([], enabled=training), torch.no_grad():
-            return model(torch.zeros(2, *shape))
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise RunError(
-                "out of memory even with 2 samples at a time; use a smaller model or --img-size"
-            ) from error
-        channels, height, width = shape
-        size = f"{height}x{width} images{' in training' if training else ''}"
-        if is_own_model(name):
-            advice = _advice(error, channels)
-        else:
-            native = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (224,))
-            advice = f"; {_other_size(native[-1], width)}"
-        raise UsageError(f"{name} does not take {size}: {_cause(error)}{advice}") from error
+        with torch.random.fork_rng([], enabled=training), torch.set_grad_enabled(training):
+            yield
     finally:
         model.train(was_training)
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
+
+
+def _try_forward(model: nn.Module, name: str, shape: tuple[int, int, int], when: str = "") -> Any:
+    """What a model gives for two images."""
+    try:
+        return model(torch.zeros(2, *shape))
+    except (Exception, SystemExit) as error:
+        _require_memory(error)
+        channels, height, width = shape
+        if is_own_model(name):
+            advice = _advice(error, channels)
+        else:
+            native = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (224,))
+            advice = f"; {_other_size(native[-1], width)}"
+        raise UsageError(
+            f"{name} does not take {height}x{width} images{when}: {cause(error)}{advice}"
+        ) from error
+
+
+def _require_logits(name: str, logits: Any, num_classes: int, when: str) -> None:
+    is_tensor = isinstance(logits, torch.Tensor)
+    if not is_tensor or logits.shape != (2, num_classes):
+        got = list(logits.shape) if is_tensor else type(logits).__name__
+        raise UsageError(f"{name} returns {got} {when}; it must return logits [2, {num_classes}]")
+
+
+def _require_gradient(model: nn.Module, name: str, logits: torch.Tensor) -> None:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    try:
+        loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
+        found = torch.autograd.grad(loss, trained, allow_unused=True)
+    except (Exception, SystemExit) as error:
+        _require_memory(error)
+        raise UsageError(
+            f"{name} cannot be trained by its logits: {cause(error)}; they must be floats, and "
+            "nothing on the way to them detached or changed in place"
+        ) from error
+    if all(gradient is None for gradient in found):
+        raise UsageError(f"{name} gives no parameter a gradient; use them in forward, undetached")
+
+
+def _require_memory(error: BaseException) -> None:
+    if is_out_of_memory(error):
+        raise RunError(
+            "out of memory even with 2 samples at a time; use a smaller model or --img-size"
+        ) from error
 
 
 def num_params(model: nn.Module) -> int:
@@ -288,20 +320,14 @@ def _make_user(name: str, wanted: Mapping[str, Any]) -> nn.Module:
         given = {k: v for k, v in wanted.items() if takes_all or k in accepted}
         try:
             model = make(**given)
-        except Exception as error:
-            raise UsageError(f"{name} raised {_cause(error)}") from error
+        except (Exception, SystemExit) as error:
+            raise UsageError(f"{name} raised {cause(error)}") from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"{name} returned {type(model).__name__}, not a torch module")
     return model
 
 
-def _cause(error: Exception) -> str:
-    """Type and message on one line, at most 160 characters."""
-    # An assertion without a message leaves only the colon behind its type.
-    return textwrap.shorten(one_line(error).rstrip(": ."), 160, placeholder=" ...")
-
-
-def _advice(error: Exception, channels: int) -> str:
+def _advice(error: BaseException, channels: int) -> str:
     """What to do about a failure of the user's own model, where images of another shape help."""
     told = str(error).lower()
     if not isinstance(error, (RuntimeError, ValueError, AssertionError)):

@@ -97,6 +97,8 @@ def _faults(value: Any, name: str = "") -> Iterator[str]:
             yield from _probe_faults(value)
         elif isinstance(value, ThroughputCurve):
             sizes = [p.batch_size for p in value.points]
+            if not sizes:
+                yield "its throughput curve must have a point"
             if sizes != sorted(set(sizes)):
                 yield f"batch sizes of the throughput curve are {sizes}; they must rise"
     elif isinstance(value, (int, float)):
@@ -111,5 +113,3 @@ def _probe_faults(c: Characterization) -> Iterator[str]:
         yield "it must hold one window and its metrics for each seed"
     if any(len(window) < 2 for window in c.windows):
         yield "a window must have at least 2 epochs"
-    if not c.curve.points:
-        yield "its throughput curve must have a point"

@@ -16,7 +16,7 @@ import torch
 
 from stability_probe.config import RunConfig, with_memory_format
 from stability_probe.datasets import Dataset, load_dataset
-from stability_probe.device import describe_environment, device_name, use_threads
+from stability_probe.device import describe_environment, device_name, is_out_of_memory, use_threads
 from stability_probe.distributed import World, joined
 from stability_probe.errors import MissingError, UsageError
 from stability_probe.fingerprint import has_fingerprint, require_unchanged
@@ -31,7 +31,7 @@ from stability_probe.replay import with_stored_sequence
 from stability_probe.state import PartialEpoch, TrainState, make_state
 from stability_probe.store import RunDirectory, Store, write_bytes
 from stability_probe.throughput import choose_memory_format
-from stability_probe.user_code import one_line
+from stability_probe.user_code import cause
 
 
 def run(
@@ -57,6 +57,7 @@ def run(
         with _opened(config, store, world) as directory:
             finished = world.lead(directory.result)
             if finished is not None:
+                _end_if_asked(world, stop)
                 progress.note(f"{finished.run_id} was {finished.status} before; not run again")
                 return finished
             dataset = dataset or load_run_data(config)
@@ -96,8 +97,8 @@ def _train(
             world.lead(partial(_keep, directory, record, state))
             progress.epoch(record)
             _tell_split(progress, records)
-            if world.size > 1 and world.any(stop()) and state.epoch < config.last_epoch:
-                raise Interrupted(stop.signum or signal.SIGTERM)
+            if world.size > 1 and state.epoch < config.last_epoch:
+                _end_if_asked(world, stop)
     except StoppedError:
         write_bytes(directory.checkpoint, _checkpoint(state))
         stop.check()
@@ -106,9 +107,14 @@ def _train(
     result = _result(config, state, dataset, records, status)
     world.lead(partial(directory.finish, result))
     # Too late for this run, but what called it may have more of them in mind.
+    _end_if_asked(world, stop)
+    return result
+
+
+def _end_if_asked(world: World, stop: Stop) -> None:
+    """Raises `Interrupted` in every process where one was asked for an end."""
     if world.any(stop()):
         raise Interrupted(stop.signum or signal.SIGTERM)
-    return result
 
 
 def _keep(directory: RunDirectory, record: EpochRecord, state: TrainState) -> None:
@@ -179,21 +185,23 @@ def _found(
 
 
 def _restore(state: TrainState, saved: dict[str, Any], checkpoint: Path) -> None:
-    state.model.load_state_dict(saved["model"])
-    state.optimizer.load_state_dict(saved["optimizer"])
     try:
+        state.model.load_state_dict(saved["model"])
+        state.optimizer.load_state_dict(saved["optimizer"])
         state.scheduler.load_state_dict(saved["scheduler"])
-    except (KeyError, TypeError) as error:
+        state.epoch, state.batch_size = saved["epoch"], saved["batch_size"]
+        previous, partial = saved["previous"], saved.get("partial")
+        state.previous = None if previous is None else from_plain(EpochRecord, previous)
+        state.partial = None if partial is None else PartialEpoch(**partial)
+        state.micro_batch_size = saved.get("micro_batch_size")
+        state.device_names = tuple(saved.get("device_names", ()))
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         raise MissingError(
-            f"{checkpoint} is of another version of probe ({one_line(error)}); "
+            f"{checkpoint} is of another version of probe or of the model ({cause(error)}); "
             "delete it to start over"
         ) from error
-    state.epoch, state.batch_size = saved["epoch"], saved["batch_size"]
-    previous, partial = saved["previous"], saved.get("partial")
-    state.previous = None if previous is None else from_plain(EpochRecord, previous)
-    state.partial = None if partial is None else PartialEpoch(**partial)
-    state.micro_batch_size = saved.get("micro_batch_size")
-    state.device_names = tuple(saved.get("device_names", ()))
 
 
 def _checkpoint(state: TrainState) -> bytes:

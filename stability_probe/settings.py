@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import math
 import os
 import re
 import tomllib
@@ -96,7 +95,9 @@ class KeyValue(click.ParamType):  # type: ignore[type-arg]
             parsed = json.loads(text)
         except (ValueError, RecursionError):
             parsed = text
-        if isinstance(parsed, float) and not math.isfinite(parsed):
+        try:
+            json.dumps(parsed, allow_nan=False)
+        except ValueError:
             self.fail(f"{value!r} is not finite", param, ctx)
         return name.strip(), parsed
 

@@ -15,7 +15,7 @@ from stability_probe.datasets import Dataset
 from stability_probe.device import resolve_device
 from stability_probe.distributed import World
 from stability_probe.errors import UsageError
-from stability_probe.models import check_model, make_model, normalization
+from stability_probe.models import check_model, is_own_model, make_model, normalization
 from stability_probe.optim import learning_rate, make_optimizer
 from stability_probe.records import EpochRecord
 from stability_probe.schedulers import BatchScheduler, make_scheduler
@@ -88,9 +88,10 @@ def make_state(config: RunConfig, dataset: Dataset, world: World | None = None) 
     memory_format = torch.channels_last if config.channels_last == "on" else torch.contiguous_format
     model = model.to(device).to(memory_format=memory_format)
     learning_rate(config, 1, config.batch_size)
+    wrapped = world.wrap(model, may_skip=is_own_model(config.model))
     return TrainState(
         model=model,
-        forward=compile_model(model) if config.compile else world.wrap(model),
+        forward=compile_model(model) if config.compile else wrapped,
         world=world,
         optimizer=make_optimizer(model, config),
         scheduler=make_scheduler(config, len(dataset.train_labels)),

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from stability_probe.config import RunConfig
 from stability_probe.errors import MissingError, RunError, UsageError
@@ -31,6 +31,8 @@ from stability_probe.sealed import seal, unseal
 
 CHARACTERIZATIONS = "characterizations"
 """The folder beside the runs that holds them."""
+T = TypeVar("T")
+_DEVICES = Path("/dev")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +123,20 @@ class Store:
             _claim(path / "config.json", config)
             yield RunDirectory(path)
 
-    def list(self) -> list[RunSummary]:
-        """Every run stored here, by name; folders that hold no run are passed over."""
-        return [_summary(p.parent) for p in sorted(self.root.glob("*/config.json"))]
+    def list(self, damaged: list[str] | None = None) -> list[RunSummary]:
+        """Every run stored here, by name; folders that hold no run are passed over.
+
+        Raises `MissingError` for a run that cannot be read, or adds what is wrong to `damaged`.
+        """
+        found = []
+        for file in sorted(self.root.glob("*/config.json")):
+            try:
+                found.append(_summary(file.parent))
+            except MissingError as error:
+                if damaged is None:
+                    raise
+                damaged.append(str(error))
+        return found
 
     def save_characterization(self, c: Characterization, prediction: Prediction) -> Path:
         """Keep a characterization beside the runs; an earlier one is never overwritten."""
@@ -138,10 +151,12 @@ class Store:
 
     def _save(self, folder: str, name: str, content: dict[str, Any]) -> Path:
         (self.root / folder).mkdir(parents=True, exist_ok=True)
-        number = 1
-        while (path := self.root / folder / f"{name}-{number}.json").exists():
-            number += 1
-        write_json(path, content)
+        path = _new_file(self.root / folder, name)
+        try:
+            write_json(path, content)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
         return path
 
     def _listed(self) -> str:
@@ -180,6 +195,9 @@ def check_output(path: Path, kind: str, *marks: str) -> None:
         raise UsageError(f"{path} is a folder; use a file in it, such as -o {path / 'out'}")
     if not path.exists():
         return
+    # Where stdout is a file, /dev/stdout is one too.
+    if not path.is_file() or path.parent == _DEVICES:
+        raise UsageError(f"{path} is no file to keep; use another -o (--json prints on stdout)")
     with path.open("rb") as file:
         start = file.read(1000)
     if start and not any(mark.encode() in start for mark in marks):
@@ -192,15 +210,28 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write all of a file or nothing: temporary name, sync, rename."""
+    """Write all of a file or nothing: temporary name, sync, rename. A link stays a link."""
+    target = Path(os.path.realpath(path))
     # Machines that share a folder may have processes of the same number.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         with _naming(path), temporary.open("wb") as file:
             _to_disk(file, content)
-        temporary.replace(path)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _new_file(folder: Path, name: str) -> Path:
+    """An empty file with the first free number, which no other process can get too."""
+    number = 1
+    while True:
+        path = folder / f"{name}-{number}.json"
+        try:
+            path.touch(exist_ok=False)
+            return path
+        except FileExistsError:
+            number += 1
 
 
 def _to_disk(file: IO[bytes], content: bytes) -> None:
@@ -227,6 +258,14 @@ def read_json(path: Path) -> dict[str, Any]:
         raise MissingError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise MissingError(f"cannot read {path}: {error}") from error
+
+
+def read_measured(kind: type[T], path: Path) -> T:
+    """One record that was measured and kept. Raises `MissingError` where it is no such record."""
+    try:
+        return from_plain(kind, read_json(path))
+    except TypeError as error:
+        raise MissingError(f"{path} is damaged: {error}; delete it to measure anew") from error
 
 
 def read_records(path: Path) -> list[EpochRecord]:
@@ -303,7 +342,7 @@ def read_study(path: Path) -> Study:
 def _claim(file: Path, config: RunConfig) -> None:
     if not file.exists():
         # Without a checksum: its name is a hash of all that matters, and people read it.
-        write_text(file, json.dumps(config.to_dict(), indent=1))
+        write_text(file, json.dumps(config.to_dict(), indent=1, allow_nan=False))
         return
     if _stored_config(file).run_id() != config.run_id():
         raise UsageError(f"{file.parent} holds another run; use another -o")

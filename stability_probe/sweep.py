@@ -34,10 +34,10 @@ from stability_probe.errors import MissingError, UsageError
 from stability_probe.executors import Executor
 from stability_probe.interrupt import raising
 from stability_probe.metrics import samples_per_s
-from stability_probe.plain import from_plain, to_plain
+from stability_probe.plain import to_plain
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import ThroughputCurve
-from stability_probe.store import read_json, write_json
+from stability_probe.store import read_measured, write_json
 
 MAX_RUNS = 100_000
 """Of one sweep file: more is a slip in a grid, and would fill the memory before it is seen."""
@@ -129,7 +129,7 @@ def measure_curves(
     (root / "curves").mkdir(parents=True, exist_ok=True)
     curves = {}
     for path, config in {curve_path(root, c): c for c in reversed(configs)}.items():
-        if not path.exists() or _read_curve(path).busy:
+        if not path.exists() or read_measured(ThroughputCurve, path).busy:
             progress.start(f"throughput of {config.model}", 1)
             with use_threads(config.threads or 1):  # as the runs will
                 data = load_run_data(config)
@@ -145,12 +145,8 @@ def measure_curves(
             write_json(path, to_plain(curve))
             # This process lives as long as the runs: what it reserved on a card they would lack.
             free_memory(resolve_device(config.device))
-        curves[path] = _read_curve(path)
+        curves[path] = read_measured(ThroughputCurve, path)
     return curves
-
-
-def _read_curve(path: Path) -> ThroughputCurve:
-    return from_plain(ThroughputCurve, read_json(path))
 
 
 def curve_path(root: Path, config: RunConfig) -> Path:
@@ -265,7 +261,7 @@ def num_done(runs: Sequence[SweepRun], root: Path) -> int:
 def stored_curve(run: SweepRun, root: Path) -> ThroughputCurve | None:
     """The curve of a run's grid point, None where it was not measured yet."""
     path = curve_path(root, run.baseline)
-    return _read_curve(path) if path.exists() else None
+    return read_measured(ThroughputCurve, path) if path.exists() else None
 
 
 def estimated_s(runs: Sequence[SweepRun], root: Path) -> tuple[float, list[str]]:

@@ -25,13 +25,12 @@ from stability_probe.device import (
     peak_memory,
     synchronize,
 )
-from stability_probe.errors import MissingError
-from stability_probe.plain import from_plain, to_plain
+from stability_probe.plain import to_plain
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import ThroughputCurve, ThroughputPoint
 from stability_probe.state import TrainState, make_state
 from stability_probe.step import load_batch, train_step
-from stability_probe.store import read_json, write_json
+from stability_probe.store import read_measured, write_json
 
 ROUNDS = 3
 """Memory formats are timed this many times, taking turns, so that a drift hits both alike."""
@@ -130,10 +129,7 @@ def choose_memory_format(
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
                 write_json(path, to_plain(_faster_format(config, dataset)))
-    try:
-        return from_plain(MemoryFormatChoice, read_json(path))
-    except TypeError as error:
-        raise MissingError(f"{path} is damaged: {error}; delete it to measure anew") from error
+    return read_measured(MemoryFormatChoice, path)
 
 
 def _faster_format(config: RunConfig, dataset: Dataset) -> MemoryFormatChoice:

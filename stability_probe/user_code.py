@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import PurePath
@@ -63,6 +64,7 @@ def _module_of(path: str) -> str:
 
 @contextmanager
 def working_directory_importable() -> Iterator[None]:
+    """While the user's code is imported and called: there it comes before all else."""
     path = os.getcwd()
     sys.path.insert(0, path)
     try:
@@ -71,5 +73,22 @@ def working_directory_importable() -> Iterator[None]:
         sys.path.remove(path)
 
 
+@contextmanager
+def late_imports() -> Iterator[None]:
+    """For a whole command: what the user's code imports only as it runs is found beside it, but
+    no file there hides a library."""
+    sys.path.append("")
+    try:
+        yield
+    finally:
+        sys.path.remove("")
+
+
 def one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def cause(error: BaseException) -> str:
+    """Type and message on one line, at most 160 characters."""
+    # An assertion without a message leaves only the colon behind its type.
+    return textwrap.shorten(one_line(error).rstrip(": ."), 160, placeholder=" ...")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -15,6 +16,8 @@ MINE = """
 import numpy as np
 import torch
 from torch import nn
+
+from stability_probe.schedulers.base import Proposal
 
 def net(num_classes, img_size=8): return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
 def no_module(): return 3
@@ -40,6 +43,14 @@ def never_forward(num_classes):
             self.layer = nn.Linear(3, num_classes)
         def forward(self, x): raise ValueError("not today")
     return Net()
+def detached(num_classes):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.LazyLinear(num_classes)
+        def forward(self, x): return self.layer(x.flatten(1)).detach()
+    return Net()
+def quits(**_): raise SystemExit(0)
 not_callable = 3
 
 def arrays(n=40, classes=4, size=8, **changes):
@@ -73,6 +84,10 @@ def wants_argument(path): return good()
 
 class Stuck:
     def propose(self, record): return None
+class Silent(Stuck):
+    def propose(self, record): return Proposal(batch_size=16, reason=None)
+    def state_dict(self): return {}
+    def load_state_dict(self, state): pass
 def no_schedule(): return 3
 """
 
@@ -94,6 +109,7 @@ TOML = {
     "seeds.toml": 'seeds = ["a"]\n',
     "args.toml": "scheduler-arg = 3\n",
     "arg_text.toml": 'scheduler-arg = "cooldown"\n',
+    "arg_nan.toml": "[scheduler-arg]\nwindow = [nan]\n",
     "cut.toml": "batch-size = \n",
     "no_toml.toml": "<html>\n",
     "deep.toml": "a = " + "[" * 50_000,
@@ -116,6 +132,8 @@ SWEEPS = {
     "s_models.toml": '[base]\nmodel = "resnet18"\n[models]\nresnet18 = 3\n',
     "s_huge.toml": "[base]\nmodel = 'a'\n[grid]\n"
     + "".join(f"{n} = {list(range(1, 101))}\n" for n in ("seed", "epochs", "batch_size", "limit")),
+    "s_nan.toml": '[base]\nmodel = "resnet18"\nscheduler_args = {a = [inf]}\n',
+    "s_date.toml": '[base]\nmodel = "resnet18"\nscheduler_args = {a = 2026-01-01}\n',
     "s_cut.toml": "[base\n",
     "s_deep.toml": "a = " + "[" * 50_000,
     "s_number.toml": "[base]\nmodel = 3\n",
@@ -134,6 +152,7 @@ def write_files(folder: Path) -> None:
     (folder / "binary.toml").write_bytes(b"\xff\xfe\x00")
     (folder / "folder.toml").mkdir()
     (folder / "taken").write_text("mine")
+    os.mkfifo(folder / "pipe")
     stored(folder)
     data(folder)
 

@@ -600,7 +600,7 @@ class Net(nn.Linear):
 
 class Tired(Net):
     def forward(self, images):
-        if torch.is_grad_enabled():
+        if self.training and len(images) > 2:
             return super().forward(images) @ torch.ones(7)
         return super().forward(images)
 
@@ -670,6 +670,37 @@ def test_an_error_of_the_users_own_code_is_no_bug_of_probe(
     assert set(prints) <= {"a pass"}
     assert line.startswith("probe: ")
     assert all(word in line for word in words), line
+
+
+LATE = """
+from torch import nn
+
+class Net(nn.Linear):
+    def __init__(self, num_classes):
+        super().__init__(3 * 8 * 8, num_classes)
+
+    def forward(self, images):
+        import ownsibling
+        if self.training and len(images) > 2:
+            ownsibling.quit_if_told()
+        return super().forward(images.flatten(1))
+"""
+
+
+def test_own_code_may_import_its_siblings_late_but_not_end_the_command(tmp_path: Path) -> None:
+    (tmp_path / "ownlate.py").write_text(LATE)
+    sibling = tmp_path / "ownsibling.py"
+    sibling.write_text("def quit_if_told(): pass\n")
+    path = list(sys.path)
+    told = invoke("run", "ownlate:Net", *RUN_OWN, "-q")
+    assert told.exit_code == 0, told.stderr
+    assert sys.path == path
+    sibling.write_text("import sys\ndef quit_if_told():\n    sys.exit(0)\n")
+    sys.modules.pop("ownsibling")
+    told = invoke("run", "ownlate:Net", *RUN_OWN, "-q", "--seed", "1")
+    fails(told, 2, "your own code raised SystemExit: 0", "ownsibling.py, line 3")
+    for name in ("ownlate", "ownsibling"):
+        sys.modules.pop(name)
 
 
 def test_an_error_of_probe_in_a_callback_of_the_user_stays_a_bug() -> None:
@@ -865,6 +896,19 @@ def test_nothing_like_a_pattern_is_a_usage_error(fake: Callable[..., None]) -> N
     for more in ((), ("--json",)):
         fails(invoke("models", "vid", *more), 2, "no model like 'vid'; use vit\n")
         fails(invoke("schedulers", "debaa", *more), 2, "no schedule like 'debaa'; use deba\n")
+
+
+def test_runs_lists_what_it_can_read_and_names_the_rest() -> None:
+    result = store_run(Path("probe-runs"))
+    for name in ("a", "b"):
+        Path("probe-runs", name).mkdir()
+        Path("probe-runs", name, "config.json").write_text('{"model": "m", "lr": NaN}')
+    told = invoke("runs", "--json")
+    assert told.exit_code == 4
+    assert [r["run_id"] for r in json.loads(told.stdout)["runs"]] == [result.run_id]
+    words = "NaN is no finite number (and 1 more)"
+    bad = Path("probe-runs", "a", "config.json")
+    assert told.stderr == f"probe: not listed: cannot read {bad}: {words}\n"
 
 
 @pytest.fixture

@@ -10,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stability_probe import device
-from stability_probe.device import available_memory, is_out_of_memory, largest_that_fits
+from stability_probe.device import is_out_of_memory, largest_that_fits, resolve_device
+from stability_probe.errors import UsageError
+from stability_probe.exits import explain
+from stability_probe.memory import available_memory
 
 CPU, OTHER = torch.device("cpu"), torch.device("meta")
 
@@ -37,6 +40,7 @@ def test_a_cpu_that_cannot_allocate_is_out_of_memory() -> None:
 )
 def test_only_what_a_smaller_batch_mends_is_out_of_memory(error: Exception, lacking: bool) -> None:
     assert is_out_of_memory(error) is lacking
+    assert explain(error)[0].startswith("out of memory; use a smaller --batch-size") is lacking
 
 
 @pytest.mark.parametrize(
@@ -61,13 +65,73 @@ def test_a_library_without_room_is_out_of_memory_on_a_full_card_only(
         assert is_out_of_memory(error) is full
 
 
+def write(folder: Path, **texts: object) -> None:
+    """A file for each name, in which __ stands for a dot."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / name.replace("__", ".")).write_text(f"{text}\n")
+
+
 def test_available_memory_reads_the_system(tmp_path: Path) -> None:
-    file = tmp_path / "meminfo"
-    file.write_text("MemTotal: 9 kB\nMemAvailable:       2048 kB\n")
-    assert available_memory(file) == 2048 * 1024
-    file.write_text("MemTotal: 9 kB\n")
-    assert available_memory(file) is None
-    assert available_memory(tmp_path / "absent") is None
+    write(tmp_path, meminfo="MemTotal: 9 kB\nMemAvailable:       2048 kB")
+    assert available_memory(tmp_path, tmp_path / "absent") == 2048 * 1024
+    write(tmp_path, meminfo="MemTotal: 9 kB")
+    assert available_memory(tmp_path, tmp_path / "absent") is None
+    assert available_memory(tmp_path / "absent", tmp_path / "absent") is None
+
+
+@pytest.mark.parametrize("group", ["/", "/job/step", "/of/another/namespace", "/../../outside"])
+def test_a_container_may_take_no_more_than_its_limit(tmp_path: Path, group: str) -> None:
+    """Version 2. A path that is not there is the one outside the container, whose root is here."""
+    proc, cgroups = tmp_path / "proc", tmp_path / "cgroup"
+    write(proc, meminfo="MemAvailable: 1000 kB")
+    write(proc / "self", cgroup=f"0::{group}")
+    write(cgroups, memory__max=900, memory__current=700, memory__stat="anon 5\ninactive_file 100")
+    write(cgroups / "job", memory__max=800, memory__current=700, memory__stat="inactive_file 50")
+    write(cgroups / "job/step", memory__max="max", memory__current=600)
+    left = 150 if group == "/job/step" else 300
+    assert available_memory(proc, cgroups) == left
+    write(cgroups, memory__max=600)
+    assert available_memory(proc, cgroups) == 0, "more is used than the new limit allows"
+    for folder in (cgroups, cgroups / "job"):
+        write(folder, memory__max="max")
+    assert available_memory(proc, cgroups) == 1000 * 1024
+
+
+def test_the_memory_controller_of_version_1_counts_too(tmp_path: Path) -> None:
+    proc, memory = tmp_path / "proc", tmp_path / "cgroup" / "memory"
+    write(proc, meminfo="MemAvailable: 1000 kB")
+    write(proc / "self", cgroup="9:name=systemd:/\n5:cpuset,memory:/slurm/job_1\n2:cpu:/\n0::/")
+    unlimited = {"memory__limit_in_bytes": 2**63 - 4096, "memory__usage_in_bytes": 10**9}
+    write(memory, **unlimited)
+    assert available_memory(proc, memory.parent) == 1000 * 1024
+    write(
+        memory / "slurm" / "job_1",
+        memory__limit_in_bytes=4096,
+        memory__usage_in_bytes=4000,
+        memory__stat="inactive_file 1\ntotal_inactive_file 1000",
+    )
+    assert available_memory(proc, memory.parent) == 1096
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("gpu", "unknown device 'gpu'; use auto, cuda, mps or cpu"),
+        ("cpu:x", "'cpu:x' is no device; use cpu, or cpu:0"),
+        ("cpu:1", "device 'cpu:1' is not here; use cpu:0"),
+        ("cuda:2", "device 'cuda:2' is not here; use cuda:0 to cuda:1"),
+    ],
+)
+def test_a_device_that_is_not_here_is_refused(
+    name: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("cuda:1").index == 1
+    with pytest.raises(UsageError) as caught:
+        resolve_device(name)
+    assert str(caught.value) == words
 
 
 @given(

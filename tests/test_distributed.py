@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 
 import cli
 from stability_probe.config import RunConfig
-from stability_probe.distributed import World
+from stability_probe.distributed import World, joined
 from stability_probe.errors import RunError, UsageError
+from stability_probe.exits import complain, explain
+from stability_probe.launch import is_leaders, lost_another
 from stability_probe.order import epoch_batches
 from stability_probe.records import RunResult
 from stability_probe.run import run
@@ -198,6 +200,66 @@ def test_an_error_of_the_leader_is_told_once(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=120)
     assert process.returncode != 0
     assert err.count("probe: batch 3 leaves 2 processes fewer than 2 samples each") == 1
+
+
+OWN = """
+import os
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.used, self.unused = nn.Linear(192, num_classes), nn.Linear(3, 3)
+        self.steps = 0
+
+    def forward(self, x):
+        self.steps += self.training
+        if self.steps > 9 and os.environ["RANK"] == "1":
+            raise KeyError("a bad node")
+        return self.used(x.flatten(1))
+"""
+
+
+def test_an_error_of_a_follower_is_told_by_it(tmp_path: Path) -> None:
+    """Met in a late step, since a layer that no step uses is no error."""
+    (tmp_path / "ownrank.py").write_text(OWN)
+    with torchrun("-m", "cli", "run", "ownrank:Net", *ARGS[1:], cwd=tmp_path) as process:
+        _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert err.count("probe: process 1: your own code raised KeyError: 'a bad node'") == 1, err
+    assert err.count("a bad node") == 1
+    assert "internal error" not in err
+
+
+def test_a_follower_is_silent_on_what_the_leader_tells_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leaders = RunError("the disk is full")
+    monkeypatch.setattr(
+        "torch.distributed.broadcast_object_list",
+        lambda answer, src: answer.__setitem__(0, (None, leaders)),
+    )
+    with pytest.raises(RunError) as caught:
+        World(rank=1, size=2).lead(lambda: 3)
+    assert is_leaders(caught.value)
+    assert not is_leaders(RunError("the disk is full"))
+    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    lost = RuntimeError("[tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:1948")
+    assert explain(lost) == ("another process of the run ended; it says why", 3)
+    for error, told in ((caught.value, ""), (lost, ""), (RunError("x"), "probe: process 1: x\n")):
+        complain(explain(error)[0], common=is_leaders(error) or lost_another(error))
+        assert capsys.readouterr().err == told
+
+
+def test_more_processes_than_cards_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "2"), ("LOCAL_RANK", "2"), ("WORLD_SIZE", "3")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UsageError, match="use --nproc-per-node 2"), joined("auto"):
+        pass
 
 
 def test_only_runs_are_started_by_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:

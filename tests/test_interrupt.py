@@ -21,9 +21,9 @@ from stability_probe.config import RunConfig
 from stability_probe.interrupt import Interrupted, Stop, raising, stopping
 from stability_probe.probe import characterize
 from stability_probe.progress import Quiet
-from stability_probe.records import EpochRecord
+from stability_probe.records import EpochRecord, RunResult
 from stability_probe.run import run
-from stability_probe.store import Store
+from stability_probe.store import RunDirectory, Store
 from tests.test_run import Notes, all_timeless, assert_same_state, load_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -97,6 +97,22 @@ def test_a_signal_after_the_last_step_finishes_the_run_and_begins_no_other(tmp_p
         characterize(CONFIG, seeds=(0, 1), store=store, progress=Late(), window_epochs=3)
     assert caught.value.exit_code == 143
     assert [(s.seed, s.status) for s in store.list()] == [(0, "finished")]
+
+
+def test_a_signal_before_a_stored_result_is_told_begins_no_other_run(
+    whole: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = RUN.RunDirectory.result
+
+    def signalled(directory: RunDirectory) -> RunResult | None:
+        signal.raise_signal(signal.SIGTERM)
+        found: RunResult | None = load(directory)
+        return found
+
+    monkeypatch.setattr(RUN.RunDirectory, "result", signalled)
+    with pytest.raises(Interrupted) as caught:
+        run(CONFIG, whole)
+    assert caught.value.exit_code == 143
 
 
 @pytest.mark.parametrize("signals", [1, 2])

@@ -142,6 +142,22 @@ def user_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "class Grey(nn.Sequential):\n"
         "    def __init__(self):\n"
         "        super().__init__(nn.Conv2d(1, 4, 3))\n"
+        "class Detached(Keeps):\n"
+        "    def forward(self, x):\n"
+        "        return super().forward(x).detach()\n"
+        "class InPlace(Keeps):\n"
+        "    def forward(self, x):\n"
+        "        y = super().forward(x).sigmoid()\n"
+        "        y += y * y\n"
+        "        return y.mul_(2)\n"
+        "class Unused(Keeps):\n"
+        "    def forward(self, x):\n"
+        "        return torch.ones(2, 10, requires_grad=True)\n"
+        "class Quits(Keeps):\n"
+        "    def forward(self, x):\n"
+        "        raise SystemExit(5)\n"
+        "def quits():\n"
+        "    raise SystemExit(3)\n"
         "class Wide(nn.Sequential):\n"
         "    def __init__(self, num_classes):\n"
         "        super().__init__(nn.LazyBatchNorm2d(), nn.Dropout(), nn.Flatten(),\n"
@@ -362,6 +378,14 @@ def test_model_that_keeps_tensors_trains_after_the_check(user_nets: str, name: s
         ("Pair", "returns tuple for two images"),
         ("Extra", "returns tuple in training; it must return logits [2, 10]"),
         ("Stumbles", "does not take 32x32 images in training: AssertionError: never trained"),
+        (
+            "Detached",
+            "Detached cannot be trained by its logits: RuntimeError: element 0 of",
+        ),
+        ("InPlace", "InPlace cannot be trained by its logits: RuntimeError: one of the"),
+        ("Unused", "mynets:Unused gives no parameter a gradient"),
+        ("Quits", "mynets:Quits does not take 32x32 images: SystemExit: 5"),
+        ("quits", "mynets:quits raised SystemExit: 3"),
         ("constant", "mynets:constant is no callable"),
         ("missing", "cannot import mynets:missing (AttributeError"),
     ],

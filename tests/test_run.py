@@ -364,9 +364,20 @@ def test_a_checkpoint_of_another_version_is_named(
 ) -> None:
     store, path = interrupted(tmp_path, monkeypatch)
     saved = torch.load(path, weights_only=True)
-    saved["scheduler"] = {"num_seen": 3}
+    layer = next(iter(saved["model"]))
+    changes: dict[str, Any] = {
+        "scheduler": {"num_seen": 3},
+        "model": {f"new.{n}" if n == layer else n: w for n, w in saved["model"].items()},
+        "optimizer": {"state": {}, "param_groups": []},
+        "previous": {"epoch": 4},
+    }
+    for name, other in changes.items():
+        torch.save({**saved, name: other}, path)
+        with pytest.raises(MissingError, match=r"another version of probe or of .* delete it"):
+            run(DEBA, store)
+    del saved["batch_size"]
     torch.save(saved, path)
-    with pytest.raises(MissingError, match=r"another version of probe .* delete it"):
+    with pytest.raises(MissingError, match=r"KeyError: 'batch_size'"):
         run(DEBA, store)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from typing import Any
 
 import pytest
@@ -12,13 +13,14 @@ from hypothesis import strategies as st
 
 from stability_probe.config import RunConfig, default_max_batch_size
 from stability_probe.errors import UsageError
-from stability_probe.records import EpochRecord, NoiseScaleRecord
+from stability_probe.records import EpochRecord, Evidence, NoiseScaleRecord
 from stability_probe.schedulers import (
     SCHEDULERS,
     BatchScheduler,
     BoundedScheduler,
     Decision,
     Limits,
+    Proposal,
     Rule,
     make_scheduler,
 )
@@ -263,7 +265,12 @@ def test_default_largest_batch_leaves_five_updates(samples: int, batch: int, exp
         ("replay", {"batch_sizes": []}, "the batch of every epoch"),
         ("replay", {"batch_sizes": [16, "a"]}, "the batch of every epoch"),
         ("random", {"batch_sizes": [24, 16]}, "use -b 24"),
+        ("replay", {"batch_sizes": [16, 24], "cooldown": 1}, "leave cooldown out"),
+        ("random", {"batch_sizes": [16, 24], "cooldown": 5}, "leave cooldown out"),
+        ("deba", {"thresholds": dict.fromkeys(START, "a")}, "a number for each of"),
+        ("deba", {"thresholds": "a"}, "a number for each of"),
         ("tests.no_such:rule", {}, "cannot import"),
+        ("tests.test_schedulers:quitting_rule", {}, "failed .SystemExit: 3"),
         ("tests.test_schedulers:broken_rule", {}, "failed .ZeroDivisionError"),
         ("tests.test_schedulers:no_rule", {}, "has no propose"),
         ("fixed", {"window": 3}, "window"),
@@ -277,6 +284,10 @@ def test_a_bad_request_says_what_to_type(name: str, args: dict[str, Any], words:
 
 def broken_rule() -> Rule:
     raise ZeroDivisionError
+
+
+def quitting_rule() -> Rule:
+    raise SystemExit(3)
 
 
 def no_rule() -> object:
@@ -315,6 +326,63 @@ def test_a_users_own_schedule_is_bounded_as_ours_are() -> None:
         scheduler_args={"every": 1, "cooldown": 2},
     )
     assert path(make_scheduler(config, num_train=200), 8) == [16, 16, 32, 32, 40, 40, 40, 40]
+
+
+def of_sizes(batch_sizes: int) -> Rule:
+    """A user's own schedule with an argument that means something else to ours."""
+    return AdaBatch(every=batch_sizes)
+
+
+def test_a_users_own_schedule_may_call_an_argument_as_ours_does() -> None:
+    config = RunConfig(
+        model="m",
+        scheduler="tests.test_schedulers:of_sizes",
+        scheduler_args={"batch_sizes": 5},
+    )
+    assert path(make_scheduler(config, num_train=200), 7) == [16] * 5 + [32] * 2
+
+
+class Says:
+    """A user's own rule that proposes whatever it is given."""
+
+    def __init__(self, proposal: Any) -> None:
+        self.proposal = proposal
+
+    def propose(self, record: EpochRecord) -> Any:
+        return self.proposal
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Any) -> None: ...
+
+
+def proposal(**fields: Any) -> Proposal:
+    return Proposal(**{"batch_size": 16, "reason": "so", **fields})
+
+
+def evidence(**fields: Any) -> tuple[Evidence, ...]:
+    return (Evidence(**{"name": "loss", "value": 1.0, "threshold": None, **fields}),)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None,
+        proposal(batch_size=math.nan),
+        proposal(reason=None),
+        proposal(evidence=None),
+        proposal(evidence=("loss",)),
+        proposal(evidence=evidence(name=3)),
+        proposal(evidence=evidence(value=math.inf)),
+        proposal(evidence=evidence(threshold="a")),
+    ],
+)
+def test_what_could_not_be_stored_is_no_proposal(wrong: object) -> None:
+    with pytest.raises(UsageError, match=r"Says.propose\(\) returned .*use a Proposal"):
+        bounded(Says(wrong)).step(make_epoch(epoch=1))
+    right = proposal(evidence=evidence(value=None, threshold=1))
+    assert bounded(Says(right)).step(make_epoch(epoch=1, batch_size=16)).reason == "so"
 
 
 def test_timed_grows_whenever_the_cooldown_allows() -> None:

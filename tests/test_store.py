@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stability_probe import store as store_module
 from stability_probe.config import RunConfig
 from stability_probe.errors import MissingError, RunError, UsageError
 from stability_probe.plain import _ABOVE_ZERO, _AT_LEAST_ZERO, from_plain, to_plain
@@ -32,9 +34,17 @@ from stability_probe.records import (
     Prediction,
     RunResult,
     StabilityMetrics,
+    ThroughputCurve,
     Validation,
 )
-from stability_probe.store import RunSummary, Store, read_records, write_bytes
+from stability_probe.store import (
+    RunSummary,
+    Store,
+    check_output,
+    read_measured,
+    read_records,
+    write_bytes,
+)
 from tests.factories import make_curve, make_epoch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -612,3 +622,74 @@ def test_a_stored_config_has_every_setting(tmp_path: Path) -> None:
     values["config"] = {"model": CONFIG.model, "epochs": "many"}
     with pytest.raises(TypeError, match="epochs is 'many'"):
         from_plain(RunResult, values)
+
+
+def test_a_link_stays_a_link_and_its_target_is_written(tmp_path: Path) -> None:
+    target, link = tmp_path / "kept" / "page.html", tmp_path / "link.html"
+    target.parent.mkdir()
+    link.symlink_to(Path("kept", "page.html"))
+    for content in (b"first", b"second"):
+        write_bytes(link, content)
+        assert link.is_symlink()
+        assert target.read_bytes() == content
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.timeout(10)
+def test_only_a_file_is_written_over(tmp_path: Path) -> None:
+    """A device would be replaced, a pipe waited for."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/null")
+    for path in (pipe, link, Path("/dev/null"), Path("/dev/stdout")):
+        with pytest.raises(UsageError, match="is no file to keep; use another -o"):
+            check_output(path, "report", "mark")
+
+
+def test_answers_that_are_stored_at_once_are_all_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process had found the name free before any had written."""
+    meeting = threading.Barrier(2, timeout=10)
+    writes = store_module.write_json
+
+    def write_together(path: Path, values: dict[str, Any]) -> None:
+        meeting.wait()
+        writes(path, values)
+
+    monkeypatch.setattr(store_module, "write_json", write_together)
+    save = Store(tmp_path)._save
+    threads = [threading.Thread(target=save, args=("kept", "x", {"i": i})) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    files = sorted((tmp_path / "kept").iterdir())
+    assert [f.name for f in files] == ["x-1.json", "x-2.json"]
+    assert {store_module.read_json(f)["i"] for f in files} == {0, 1}
+
+
+def test_an_answer_that_cannot_be_stored_leaves_no_empty_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left")
+
+    monkeypatch.setattr(store_module, "write_json", full)
+    with pytest.raises(OSError, match="No space left"):
+        Store(tmp_path)._save("kept", "x", {})
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["{}", '{"points": []}', "[]", '{"points": 3}'])
+def test_a_curve_of_another_version_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "curve.json"
+    path.write_text(text)
+    with pytest.raises(MissingError, match=r"curve\.json"):
+        read_measured(ThroughputCurve, path)
+
+
+def test_a_curve_without_a_point_is_none(tmp_path: Path) -> None:
+    values = {**to_plain(make_curve([16], [100.0])), "points": []}
+    with pytest.raises(TypeError, match="must have a point"):
+        from_plain(ThroughputCurve, values)

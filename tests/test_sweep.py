@@ -192,7 +192,7 @@ def make(num_classes, in_chans):
 
 class Raises(nn.Flatten):
     def forward(self, images):
-        if self.training and torch.is_grad_enabled():
+        if self.training and len(images) > 2:
             raise ArithmeticError("in the middle of a step")
         return super().forward(images)
 
@@ -409,6 +409,19 @@ def test_a_bug_of_probe_leaves_its_traceback_in_the_log(
         executors._main(json.dumps(make_config(1).to_dict()), str(root))
 
 
+def test_own_code_that_ends_its_process_is_no_finished_run(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def leave(*_: object) -> None:
+        raise SystemExit(0)
+
+    monkeypatch.setattr(executors, "run_one", leave)
+    with pytest.raises(SystemExit) as caught:
+        executors._main(json.dumps(make_config(1).to_dict()), str(root))
+    assert caught.value.code == 2
+    assert "probe: your own code raised SystemExit: 0" in capsys.readouterr().err
+
+
 def test_a_dry_run_counts_and_estimates_and_trains_nothing(root: Path) -> None:
     configs = [make_config(seed, channels_last="auto") for seed in range(3)]
     path = curve_path(root, configs[0])
@@ -427,6 +440,17 @@ def test_a_dry_run_counts_and_estimates_and_trains_nothing(root: Path) -> None:
         ["torchvision:vgg11"],
     )
     assert len(list(root.iterdir())) == 2
+
+
+@pytest.mark.parametrize("more", [["--dry-run"], []])
+def test_a_curve_of_another_version_is_named(root: Path, tmp_path: Path, more: list[str]) -> None:
+    path = write(tmp_path, '[base]\nmodel = "test_vit"\n')
+    curve = curve_path(root, load_sweep(path)[0].baseline)
+    curve.parent.mkdir(parents=True)
+    curve.write_text('{"batch_sizes": [16]}')
+    told = CliRunner().invoke(cli.probe, ["sweep", str(path), "-o", str(root), *more])
+    assert told.exit_code == 4, told.output
+    assert f"{curve} is damaged: unknown field 'batch_sizes'; delete it" in told.stderr
 
 
 def test_the_command_tells_what_it_would_do(root: Path, tmp_path: Path) -> None:

@@ -74,7 +74,9 @@ def make_scheduler(config: RunConfig, num_train: int) -> BatchScheduler:
         cooldown = getattr(rule, "cooldown", 0)
     if type(cooldown) is not int or cooldown < 0:
         raise UsageError(f"cooldown is {cooldown!r}; use a whole number of epochs from 0")
-    sizes = arguments.get("batch_sizes")
+    sizes = rule.batch_sizes if isinstance(rule, Replay) else ()
+    if sizes and cooldown:
+        raise UsageError(f"{config.scheduler} follows its sequence; leave cooldown out")
     if sizes and sizes[0] != config.batch_size:
         raise UsageError(f"the sequence starts at batch {sizes[0]}; use -b {sizes[0]}")
     maximum = config.max_batch_size or default_max_batch_size(num_train, config.batch_size)
@@ -83,7 +85,7 @@ def make_scheduler(config: RunConfig, num_train: int) -> BatchScheduler:
         minimum=min(MIN_BATCH_SIZE, config.batch_size) if below else config.batch_size,
         maximum=max(maximum, config.batch_size),
     )
-    _check_sequence(sizes or (), limits)
+    _check_sequence(sizes, limits)
     return BoundedScheduler(rule, limits, cooldown)
 
 
@@ -136,7 +138,7 @@ def _make_users_rule(name: str, arguments: dict[str, Any]) -> Rule:
             made: Any = import_callable(name)(**arguments)
     except UsageError:
         raise
-    except Exception as error:  # the user's code
+    except (Exception, SystemExit) as error:  # the user's code
         raise UsageError(f"{name} failed ({one_line(error)})") from error
     for method in ("propose", "state_dict", "load_state_dict"):
         if not callable(getattr(made, method, None)):

@@ -166,9 +166,23 @@ def decided(scheduler: BatchScheduler, record: EpochRecord) -> EpochRecord:
 def _checked(proposal: object, rule: Rule) -> Proposal:
     """What a rule proposes; it may be the user's."""
     if isinstance(proposal, Proposal):
-        size: object = proposal.batch_size
-        if isinstance(size, (int, float)) and math.isfinite(size):
+        size, reason, evidence = proposal.batch_size, proposal.reason, proposal.evidence
+        if _is_finite(size) and isinstance(reason, str) and _is_evidence(evidence):
             return proposal
     raise UsageError(
-        f"{type(rule).__name__}.propose() returned {proposal!r}; use a Proposal of a finite batch"
+        f"{type(rule).__name__}.propose() returned {proposal!r}; use a Proposal of a finite batch, "
+        "a reason in words, and finite evidence"
     )
+
+
+def _is_evidence(evidence: object) -> bool:
+    return isinstance(evidence, tuple) and all(
+        isinstance(e, Evidence)
+        and isinstance(e.name, str)
+        and all(number is None or _is_finite(number) for number in (e.value, e.threshold))
+        for e in evidence
+    )
+
+
+def _is_finite(number: object) -> bool:
+    return isinstance(number, (int, float)) and math.isfinite(number)

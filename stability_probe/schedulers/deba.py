@@ -107,7 +107,7 @@ class Deba:
         self.spike = spike
         self.floor = floor
         self.window_mode = window_mode
-        self._given = None if thresholds is None else dict(thresholds)
+        self._given = thresholds
         self._check()
         self._measured: dict[str, float] | None = None
         self._initial_batch: int | None = None
@@ -131,11 +131,15 @@ class Deba:
             if getattr(self, name) not in allowed:
                 given = getattr(self, name)
                 raise UsageError(f"deba {name} is {given!r}; use {' or '.join(allowed)}")
-        if self._given is not None and set(self._given) != set(SIGNALS):
+        if self._given is not None and not (
+            isinstance(self._given, Mapping)
+            and set(self._given) == set(SIGNALS)
+            and all(type(limit) in (int, float) for limit in self._given.values())
+        ):
             raise UsageError(f"deba thresholds need a number for each of {', '.join(SIGNALS)}")
 
     @property
-    def thresholds(self) -> dict[str, float] | None:
+    def thresholds(self) -> Mapping[str, float] | None:
         """Limit of each signal below which it is calm; None while they are being measured."""
         if self._given is not None:
             return self._given
