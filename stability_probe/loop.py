@@ -29,6 +29,11 @@ from stability_probe.gradients import measured_stride
 from stability_probe.noise_pass import NOISE_BUDGET, measure_noise_scale
 from stability_probe.optim import learning_rate
 from stability_probe.order import batch_lengths, epoch_batches, generator_for, seed_for
+from stability_probe.randomness import (
+    seed_everything,
+    set_states_beside_torch,
+    states_beside_torch,
+)
 from stability_probe.records import EpochRecord, NoiseScaleRecord
 from stability_probe.schedulers.base import decided
 from stability_probe.state import PartialEpoch, TrainState, left_alone
@@ -206,7 +211,7 @@ def _train_epoch(
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     rank = f" {state.world.rank}" if state.world.rank else ""
-    torch.manual_seed(seed_for(config.stream_seed, epoch, f"model{rank}"))
+    seed_everything(seed_for(config.stream_seed, epoch, f"model{rank}"))
     shuffle = generator_for(config.stream_seed, epoch, "order")
     noise = generator_for(config.stream_seed, epoch, "augment")
     state.model.train()
@@ -274,6 +279,7 @@ def _leave(
         augment_rng=augment_noise.get_state(),
         time_s=time.perf_counter() - wall,
         cpu_s=time.process_time() - cpu,
+        rng_beside_torch=states_beside_torch(),
     )
 
 
@@ -286,5 +292,7 @@ def _take_up(
     torch.set_rng_state(partial.rng)
     if partial.device_rng is not None:
         torch.cuda.set_rng_state(partial.device_rng, loss_sum.device)
+    if partial.rng_beside_torch is not None:
+        set_states_beside_torch(partial.rng_beside_torch)
     augment_noise.set_state(partial.augment_rng)
     return partial.step

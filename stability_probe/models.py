@@ -7,6 +7,7 @@ import inspect
 import textwrap
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import timm
@@ -20,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stability_probe.device import is_out_of_memory
 from stability_probe.errors import ProbeError, RunError, UsageError
+from stability_probe.randomness import randomness_kept
 from stability_probe.records import ModelSize
 from stability_probe.user_code import import_callable, one_line, working_directory_importable
 
@@ -108,7 +110,7 @@ def _try_forward(
     buffers = [(b, b.clone()) for b in model.buffers()] if training else []
     try:
         # Not inference_mode: what a model keeps from this pass could not be trained with.
-        with torch.random.fork_rng([], enabled=training), torch.no_grad():
+        with randomness_kept() if training else nullcontext(), torch.no_grad():
             return model(torch.zeros(2, *shape))
     except Exception as error:
         if is_out_of_memory(error):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from stability_probe.distributed import World
 from stability_probe.errors import UsageError
 from stability_probe.models import check_model, make_model, normalization
 from stability_probe.optim import learning_rate, make_optimizer
+from stability_probe.randomness import randomness_kept, seed_everything
 from stability_probe.records import EpochRecord
 from stability_probe.schedulers import BatchScheduler, make_scheduler
 
@@ -38,6 +40,8 @@ class PartialEpoch:
     augment_rng: Tensor
     time_s: float
     cpu_s: float
+    rng_beside_torch: dict[str, Any] | None = None
+    """As of `states_beside_torch`; None in a state stored before it was kept."""
 
 
 @dataclass
@@ -75,7 +79,7 @@ def make_state(config: RunConfig, dataset: Dataset, world: World | None = None) 
     """
     world = world or World()
     device = resolve_device(config.device)
-    torch.manual_seed(config.seed)
+    seed_everything(config.seed)
     image = dataset.train_images[0]
     shape = {
         "num_classes": dataset.num_classes,
@@ -108,7 +112,7 @@ def left_alone(state: TrainState) -> Iterator[None]:
     buffers = [b.clone() for b in state.model.buffers()]
     state.model.train()
     try:
-        with torch.random.fork_rng(devices=[]):
+        with randomness_kept():
             yield
     finally:
         state.optimizer.zero_grad(set_to_none=True)
