@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stability_probe.config import RunConfig
+from stability_probe.config import MAX_COUNT, RunConfig
 from stability_probe.metrics import relative_change
 from stability_probe.records import EpochRecord, NoiseScaleRecord, Profile
 from stability_probe.schedulers import make_scheduler
 
-_NUM_TRAIN = 2048  # bounds are given, so that no decision depends on it
+_NUM_TRAIN = MAX_COUNT  # bounds are given, so that no decision depends on it
 
 
 def rehearse(

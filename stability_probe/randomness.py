@@ -34,7 +34,8 @@ def randomness_kept() -> Iterator[None]:
 
 def states_beside_torch() -> dict[str, Any]:
     """The states of Python's and NumPy's generators, plain values for a checkpoint."""
-    kind, keys, *rest = np.random.get_state()
+    numpy: Any = np.random.get_state()
+    kind, keys, *rest = numpy
     return {"python": random.getstate(), "numpy": (kind, keys.tolist(), *rest)}
 
 

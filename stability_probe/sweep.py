@@ -29,7 +29,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stability_probe.config import RunConfig, default_max_batch_size, step_id, with_memory_format
+from stability_probe.config import RunConfig, largest_batch_size, step_id, with_memory_format
 from stability_probe.errors import MissingError, UsageError
 from stability_probe.executors import Executor
 from stability_probe.interrupt import raising
@@ -135,9 +135,7 @@ def measure_curves(
                 data = load_run_data(config)
                 require_unchanged(config, data, root)
                 choice = choose_memory_format(config, data, root)
-                largest = config.max_batch_size or default_max_batch_size(
-                    len(data.train_labels), config.batch_size
-                )
+                largest = largest_batch_size(config, len(data.train_labels))
                 sizes = curve_batch_sizes(config.batch_size, largest)
                 curve = measure_throughput(
                     with_memory_format(config, choice.memory_format), data, sizes, choice

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stability_probe.config import RunConfig, default_max_batch_size
+from stability_probe.config import RunConfig, largest_batch_size
 from stability_probe.errors import UsageError
 from stability_probe.records import EpochRecord, NoiseScaleRecord
 from stability_probe.schedulers import (
@@ -233,7 +233,15 @@ def test_make_scheduler_takes_window_and_bounds_from_the_run() -> None:
     ("samples", "batch", "expected"), [(50_000, 64, 2048), (1437, 16, 280), (40, 16, 16)]
 )
 def test_default_largest_batch_leaves_five_updates(samples: int, batch: int, expected: int) -> None:
-    assert default_max_batch_size(samples, batch) == expected
+    assert largest_batch_size(RunConfig(model="m", batch_size=batch), samples) == expected
+
+
+def test_no_batch_exceeds_the_samples_there_are() -> None:
+    config = RunConfig(
+        model="m", scheduler="timed", max_batch_size=512, scheduler_args={"cooldown": 1}
+    )
+    scheduler = make_scheduler(config, num_train=100)
+    assert max(path(scheduler, 12)) == largest_batch_size(config, 100) == 100
 
 
 @pytest.mark.parametrize(

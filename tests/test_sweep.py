@@ -355,6 +355,10 @@ def test_runs_share_a_curve_where_their_steps_are_alike(root: Path) -> None:
     # Where the data decides the size of the images, or the largest batch.
     assert not shared(base, data="mydata:make")
     assert not shared(dataclasses.replace(base, max_batch_size=None), limit=30)
+    assert not shared(dataclasses.replace(base, max_batch_size=64), limit=30)
+    large = dataclasses.replace(base, max_batch_size=2048)
+    assert not shared(large, data="fashion-mnist")
+    assert shared(large, seed=1)
 
 
 def test_the_curve_of_a_model_with_a_slash_in_its_name_is_one_file(tmp_path: Path) -> None:
