@@ -165,8 +165,8 @@ def evaluate(state: TrainState, data: Dataset, config: RunConfig) -> tuple[float
                 total += sums
                 start += size
     state.world.add_up(total)
-    loss, correct = (total / len(data.test_labels)).tolist()
-    return loss, correct
+    loss, _ = (total / len(data.test_labels)).tolist()
+    return loss, total[1].item() / len(data.test_labels)
 
 
 def _try_evaluate(

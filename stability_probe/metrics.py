@@ -29,6 +29,10 @@ SCATTER_CHANGES = 5
 """How many changes between epochs, at the end of a run, tell its scatter."""
 TARGET_MARGIN_PP = 0.5
 """Time to target is time until the fixed run's final accuracy minus this is first reached."""
+_ROUNDING_PP = 1e-3
+"""Accuracies are whole numbers of test samples, so that a difference of exactly a limit is common,
+and as a difference of fractions, six digits each in a corpus, lies on either side of it: so much is
+forgiven."""
 
 
 def relative_change(current: float, previous: float) -> float:
@@ -229,19 +233,15 @@ def accuracy_scatter_pp(accuracies: Sequence[float]) -> float | None:
 
 
 def loses_accuracy(delta_pp: float, limits: Limits) -> bool:
-    """Whether an accuracy change costs more than a benefit may.
-
-    Accuracies are whole numbers of test samples, so that a change of exactly the limit is common,
-    and as a difference of fractions, six digits each in a corpus, lies on either side of it.
-    """
-    return delta_pp < -limits.max_accuracy_loss_pp - 1e-3
+    """Whether an accuracy change costs more than a benefit may."""
+    return delta_pp < -limits.max_accuracy_loss_pp - _ROUNDING_PP
 
 
 def time_to_target_s(accuracies: Sequence[float], times_s: Sequence[float], target: float) -> float:
     """Training seconds until `target` accuracy is first reached; infinite on a miss."""
     elapsed = np.cumsum(times_s)
     for accuracy, seconds in zip(accuracies, elapsed, strict=True):
-        if accuracy >= target:
+        if accuracy_delta_pp(accuracy, target) >= -_ROUNDING_PP:
             return float(seconds)
     return math.inf
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -175,6 +176,21 @@ def test_time_to_target() -> None:
     assert metrics.time_to_target_s([0.1], [1.0], 0.5) == math.inf
     with pytest.raises(ValueError, match="shorter"):
         metrics.time_to_target_s([0.1, 0.2], [1.0], 0.5)
+
+
+@pytest.mark.parametrize("num_test", [200, 400, 1000])
+@pytest.mark.parametrize("kind", [float, np.float32])
+def test_exactly_the_target_is_reached_whatever_the_fractions(
+    num_test: int, kind: Callable[[float], float]
+) -> None:
+    """Half a point is a whole number of samples; float32 is what earlier versions recorded."""
+    fewer = num_test // 200
+    for hits in range(fewer + 1, num_test + 1):
+        final, reached, missed = (
+            float(kind(n / num_test)) for n in (hits, hits - fewer, hits - fewer - 1)
+        )
+        target = final - metrics.TARGET_MARGIN_PP / 100
+        assert metrics.time_to_target_s([missed, reached], [1.0, 2.0], target) == 3.0
 
 
 def test_saved_and_delta_signs() -> None:
