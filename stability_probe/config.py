@@ -28,7 +28,8 @@ MAX_SEED = 2**63 - 1
 _FEWEST_NAMED = 1437
 """Training samples of the smallest named data set, digits: no smaller bound is cut by one."""
 
-# Where the data lies and how many threads compute do not change what a run is.
+# Where the data lies is no part of what a run is. Nor is how many threads compute: their number
+# changes the last bits of a sum and the seconds, which the environment of a result tells of.
 _NOT_IDENTITY = frozenset({"data_dir", "threads"})
 
 
@@ -158,8 +159,8 @@ class RunConfig:
     def run_id(self) -> str:
         """Readable name with a hash of everything that differs from the defaults.
 
-        Settings that do not change the numbers (where data lies, threads) do not count, so a
-        default added later keeps the identity of old runs.
+        Where data lies and the number of threads do not count; a default added later keeps the
+        identity of old runs.
         """
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
         differing = {

@@ -167,7 +167,7 @@ def describe_environment(device: torch.device) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "platform": platform.platform(terse=True),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a class of its own, which no checkpoint may name
         "cuda": torch.version.cuda or "" if device.type == "cuda" else "",
         **{name: package_version(name) or "unknown" for name in ("torchvision", "timm")},
         "probe": package_version("stability-probe") or "unknown",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,8 +67,8 @@ class TrainState:
     """Batches that the compiled model has met in this process, with `micro_batch_size` then."""
     partial: PartialEpoch | None = None
     """The epoch under way, where training stopped within one."""
-    device_names: tuple[str, ...] = ()
-    """Every device that it was trained on, in turn: a run may go on elsewhere."""
+    environments: tuple[Mapping[str, str], ...] = ()
+    """Of every machine that it was trained on, in turn: a run may go on elsewhere."""
 
 
 def make_state(config: RunConfig, dataset: Dataset, world: World | None = None) -> TrainState:
