@@ -114,7 +114,7 @@ class Store:
 
     def list(self) -> list[RunSummary]:
         """Every run stored here, by name; folders that hold no run are passed over."""
-        return [_summary(p.parent) for p in sorted(self.root.glob("*/config.json"))]
+        return [read_summary(p.parent) for p in sorted(self.root.glob("*/config.json"))]
 
     def save_characterization(self, c: Characterization, prediction: Prediction) -> Path:
         """Keep a characterization beside the runs; an earlier one is never overwritten."""
@@ -298,7 +298,8 @@ def _unfinished(path: Path) -> RunResult:
     )
 
 
-def _summary(path: Path) -> RunSummary:
+def read_summary(path: Path) -> RunSummary:
+    """The line of `probe runs` for the run in a directory."""
     return _stored_summary(path) or _summary_of(path.name, read_result(path) or _unfinished(path))
 
 

@@ -37,7 +37,7 @@ from stability_probe.metrics import samples_per_s
 from stability_probe.plain import from_plain, to_plain
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import ThroughputCurve
-from stability_probe.store import read_json, write_json
+from stability_probe.store import read_json, read_summary, write_json
 
 MAX_RUNS = 100_000
 """Of one sweep file: more is a slip in a grid, and would fill the memory before it is seen."""
@@ -256,8 +256,19 @@ def _completed(
 
 def num_done(runs: Sequence[SweepRun], root: Path) -> int:
     """How many runs of a sweep are finished, or diverged."""
+    return sum(is_done(config, root) for config in _resolved(runs, root))
+
+
+def diverged(runs: Sequence[SweepRun], root: Path) -> list[str]:
+    """The names of those runs of a sweep whose loss became non-finite."""
+    done = dict.fromkeys(c.run_id() for c in _resolved(runs, root) if is_done(c, root))
+    return [run_id for run_id in done if read_summary(root / run_id).status == "diverged"]
+
+
+def _resolved(runs: Sequence[SweepRun], root: Path) -> list[RunConfig]:
+    """The configs of runs as they were trained; only of those whose curve was measured."""
     known = [(r, curve) for r in runs if (curve := stored_curve(r, root)) is not None]
-    return sum(is_done(with_memory_format(r.config, c.memory_format), root) for r, c in known)
+    return [with_memory_format(r.config, curve.memory_format) for r, curve in known]
 
 
 def stored_curve(run: SweepRun, root: Path) -> ThroughputCurve | None:
