@@ -28,6 +28,7 @@ from stability_probe.schedulers.base import GRID
 from stability_probe.study import (
     Arm,
     Results,
+    check_jobs,
     concluded,
     in_other_order,
     make_arm,
@@ -70,6 +71,7 @@ def compare(
 
     Raises `UsageError` for an unknown schedule, `RunError` when the fixed run did not finish.
     """
+    check_jobs(config, jobs)
     progress = progress or Quiet()
     dataset = load_run_data(config)
     check_schedulers(config, schedulers, dataset)

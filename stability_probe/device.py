@@ -69,8 +69,8 @@ def send(values: Tensor, device: torch.device) -> Tensor:
     return values.pin_memory().to(device, non_blocking=True)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an operation failed for lack of memory.
+def is_out_of_memory(error: BaseException, device: torch.device) -> bool:
+    """Whether an operation on `device` failed for lack of memory.
 
     Only torch's own allocators for a device raise a type of their own. Of other errors the words
     tell, and not the word alone: an "illegal memory access" is a bug that no smaller batch mends.
@@ -81,14 +81,14 @@ def is_out_of_memory(error: BaseException) -> bool:
         return False
     words = str(error).lower()
     if any(w in words for w in _NO_MEMORY_OR_KERNEL):
-        return _card_is_full()
+        return _is_full_card(device)
     return any(w in words for w in _NO_MEMORY)
 
 
-def _card_is_full() -> bool:
-    if not torch.cuda.is_available():
+def _is_full_card(device: torch.device) -> bool:
+    if device.type != "cuda":
         return False
-    free, total = torch.cuda.mem_get_info()
+    free, total = torch.cuda.mem_get_info(device)
     return free < _FULL * total
 
 

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from stability_probe.errors import UsageError
 from stability_probe.launch import processes
 
 T = TypeVar("T")
@@ -78,10 +79,18 @@ class World:
 
 @contextmanager
 def joined(device: str) -> Iterator[World]:
-    """The world that torchrun started, joined for a while: NCCL on CUDA devices, else Gloo."""
+    """The world that torchrun started, joined for a while: NCCL on CUDA devices, else Gloo.
+
+    Raises `UsageError` for a card by its number, which every process would take.
+    """
     if processes() == 1:
         yield World()
         return
+    if device.startswith("cuda:"):
+        raise UsageError(
+            f"torchrun gives each process a card of its own, and all would share {device}; use "
+            "--device cuda"
+        )
     on_cuda = device.startswith(("auto", "cuda")) and torch.cuda.is_available()
     if on_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

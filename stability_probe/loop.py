@@ -179,7 +179,7 @@ def _try_evaluate(
         loss = F.cross_entropy(logits, labels, reduction="sum")
         return torch.stack([loss, (logits.argmax(dim=1) == labels).sum()])
     except RuntimeError as error:
-        if len(labels) == 1 or not is_out_of_memory(error):
+        if len(labels) == 1 or not is_out_of_memory(error, state.device):
             raise
     return None
 

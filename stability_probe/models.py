@@ -113,7 +113,7 @@ def _try_forward(
         with randomness_kept() if training else nullcontext(), torch.no_grad():
             return model(torch.zeros(2, *shape))
     except Exception as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error, torch.device("cpu")):
             raise RunError(
                 "out of memory even with 2 samples at a time; use a smaller model or --img-size"
             ) from error
