@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stability_probe.errors import RunError, UsageError
+from stability_probe.errors import DivergedError, UsageError
 from stability_probe.exits import EXIT_CODES, Group, complain
 from stability_probe.exits import explain as explain_error
 from stability_probe.options import (
@@ -130,8 +130,7 @@ def run(**options: Any) -> None:
         options["json"], lambda: run_summary.run_json(result), lambda: run_summary.run_table(result)
     )
     if result.status == "diverged":
-        epoch = len(result.epochs) + 1
-        raise RunError(f"the loss became non-finite in epoch {epoch}; use a smaller --lr")
+        raise DivergedError(len(result.epochs) + 1)
 
 
 @probe.command(params=[MODEL, *TRAINING, seeds_option("0,1,2"), *LIMITS, ROOT, LOG, *COMMON])

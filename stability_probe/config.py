@@ -170,10 +170,14 @@ class RunConfig:
         }
         digest = hashlib.sha256(json.dumps(differing, sort_keys=True).encode()).hexdigest()[:10]
         model, scheduler = (
-            "".join(c if c.isalnum() or c in "._-" else "-" for c in name)[-48:].lstrip(".")
-            for name in (self.model, self.scheduler)
+            as_file_name(name)[-48:].lstrip(".") for name in (self.model, self.scheduler)
         )
         return f"{model}-{scheduler}-s{self.seed}-{digest}"
+
+
+def as_file_name(name: str) -> str:
+    """`name` with a dash for all that a file's name had better not hold."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
 
 
 def with_memory_format(config: RunConfig, memory_format: str) -> RunConfig:

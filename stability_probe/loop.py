@@ -24,7 +24,7 @@ from stability_probe.device import (
     reset_peak_memory,
     synchronize,
 )
-from stability_probe.errors import RunError
+from stability_probe.errors import DivergedError
 from stability_probe.gradients import measured_stride
 from stability_probe.noise_pass import NOISE_BUDGET, measure_noise_scale
 from stability_probe.optim import learning_rate
@@ -48,14 +48,6 @@ from stability_probe.step import (
 EVAL_BATCHES = 4
 """Evaluation takes as many training batches at once, but 64 to 256 samples: without a backward pass
 nothing is kept for it, so that this needs hardly more memory than training."""
-
-
-class DivergedError(RunError):
-    """The loss of an epoch was not finite."""
-
-    def __init__(self, epoch: int) -> None:
-        super().__init__(f"the loss became non-finite in epoch {epoch}; use a smaller --lr")
-        self.epoch = epoch
 
 
 class StoppedError(Exception):

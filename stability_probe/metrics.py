@@ -118,6 +118,11 @@ def noise_over_signal(trace_sigma: float, grad_sq_norm: float) -> float | None:
     return trace_sigma / grad_sq_norm if defined else None
 
 
+def expected_sq_norm(grad_sq_norm: float, trace_sigma: float, batch_size: float) -> float:
+    """E‖g_B‖² = ‖G‖² + tr Σ / B of a mini-batch gradient (arXiv 1812.06162, App. A.1)."""
+    return grad_sq_norm + trace_sigma / batch_size
+
+
 def profile(epochs: Sequence[EpochRecord]) -> Profile:
     """What the first epochs of a fixed-batch run say, without the rest of their records."""
     noise = [e.noise for e in epochs if e.noise is not None]
@@ -251,3 +256,11 @@ def benefit_class(time_saved_pct: float, accuracy_delta: float, limits: Limits) 
     if loses_accuracy(accuracy_delta, limits):
         return "harms"
     return "benefits" if time_saved_pct >= limits.min_time_saved_pct else "neutral"
+
+
+def class_share(
+    kind: str, time_saved_pct: float, accuracy_deltas: Sequence[float], limits: Limits
+) -> float:
+    """Share of `accuracy_deltas` (pp), at least one, whose `benefit_class` is `kind`."""
+    kinds = [benefit_class(time_saved_pct, delta, limits) for delta in accuracy_deltas]
+    return kinds.count(kind) / len(kinds)

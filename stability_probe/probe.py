@@ -11,9 +11,9 @@ import torch
 from stability_probe.config import RunConfig, largest_batch_size, with_memory_format
 from stability_probe.datasets import Dataset
 from stability_probe.device import describe_environment, use_threads
-from stability_probe.errors import UsageError
+from stability_probe.errors import DivergedError, UsageError
 from stability_probe.fingerprint import require_unchanged
-from stability_probe.loop import DivergedError, train
+from stability_probe.loop import train
 from stability_probe.metrics import profile, stability_metrics
 from stability_probe.models import model_size
 from stability_probe.progress import Progress, Quiet

@@ -18,11 +18,11 @@ from stability_probe.config import RunConfig, with_memory_format
 from stability_probe.datasets import Dataset, load_dataset
 from stability_probe.device import describe_environment, use_threads
 from stability_probe.distributed import World, joined
-from stability_probe.errors import MissingError, UsageError
+from stability_probe.errors import DivergedError, MissingError, UsageError
 from stability_probe.fingerprint import has_fingerprint, require_unchanged
 from stability_probe.interrupt import Interrupted, Stop, stopping
 from stability_probe.launch import follows
-from stability_probe.loop import DivergedError, StoppedError, never, train
+from stability_probe.loop import StoppedError, never, train
 from stability_probe.models import normalization, num_params
 from stability_probe.paired import machine_of, whole_environment
 from stability_probe.plain import from_plain, to_plain

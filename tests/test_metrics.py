@@ -227,6 +227,19 @@ limits_ = st.builds(
 )
 
 
+def test_the_share_of_a_class_counts_each_delta() -> None:
+    shares = [
+        metrics.class_share(kind, saved, [0.0, -0.5, -0.6, -2.0], DEFAULT_LIMITS)
+        for saved, kind in (
+            (20.0, "benefits"),
+            (20.0, "harms"),
+            (5.0, "benefits"),
+            (5.0, "neutral"),
+        )
+    ]
+    assert shares == [0.5, 0.5, 0.0, 0.5]
+
+
 @given(saved=st.floats(-100, 100), delta=st.floats(-100, 100), limits=limits_, looser=limits_)
 def test_looser_limits_take_no_benefit_away(
     saved: float, delta: float, limits: Limits, looser: Limits

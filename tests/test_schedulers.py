@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from stability_probe.config import RunConfig, largest_batch_size
 from stability_probe.errors import UsageError
+from stability_probe.metrics import noise_over_signal
 from stability_probe.records import EpochRecord, NoiseScaleRecord
 from stability_probe.schedulers import (
     SCHEDULERS,
@@ -392,6 +393,15 @@ def test_the_smoothed_noise_scale_is_a_ratio_of_means() -> None:
     trace = sum(w * t for w, (t, _) in zip(weights, draws, strict=True))
     sq_norm = sum(w * g for w, (_, g) in zip(weights, draws, strict=True))
     assert smoothed.noise_scale == pytest.approx(trace / sq_norm)
+
+
+@pytest.mark.parametrize("measured", [(0.0, 1.0), (1.0, 0.0), (-1.0, 1.0), (2.0, 0.5)])
+def test_the_smoothed_noise_scale_is_defined_where_one_measurement_is(
+    measured: tuple[float, float],
+) -> None:
+    smoothed = SmoothedNoise(0.0)
+    smoothed.add(noise(*measured))
+    assert smoothed.noise_scale == noise_over_signal(*measured)
 
 
 def test_the_batch_follows_the_noise_scale_both_ways() -> None:
