@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stability_probe.errors import MissingError, RunError, UsageError, near
+from stability_probe.errors import DivergedError, MissingError, UsageError, near
 from stability_probe.exits import EXIT_CODES, Group, complain
 from stability_probe.exits import explain as explain_error
 from stability_probe.options import (
@@ -156,8 +156,7 @@ def run(**options: Any) -> None:
         options["json"], lambda: run_summary.run_json(result), lambda: run_summary.run_table(result)
     )
     if result.status == "diverged":
-        epoch = len(result.epochs) + 1
-        raise RunError(f"the loss became non-finite in epoch {epoch}; use a smaller --lr")
+        raise DivergedError(len(result.epochs) + 1)
 
 
 @probe.command(params=[MODEL, *TRAINING, seeds_option("0,1,2"), *LIMITS, ROOT, LOG, *COMMON])
@@ -483,12 +482,13 @@ def completion(shell: str) -> None:
 def sweep(**options: Any) -> None:
     """Run every combination of a sweep file.
 
-    Finished runs are not repeated. Exits 1 when some failed; the others are kept.
+    Finished runs are not repeated. Exits 1 when some failed; the others are kept. A run that
+    diverged is an outcome, of which the corpus learns: it is named, and no failure.
     """
     from predictor.build import keep_known_curves, without_known
     from predictor.corpus import load_corpus
     from stability_probe.executors import make_executor
-    from stability_probe.sweep import load_sweep, run_sweep
+    from stability_probe.sweep import diverged, load_sweep, run_sweep
     from stability_probe.terminal import print_result, watching
 
     asked = planned = load_sweep(Path(options["sweep"]))
@@ -505,8 +505,11 @@ def sweep(**options: Any) -> None:
     executor = make_executor(options["executor"], options["jobs"])
     with watching(options) as progress:
         failed = run_sweep(planned, Path(options["output"]), executor, progress)
-    told = f"{len(planned) - len(failed)} of {len(planned)} runs are finished"
-    reasons = [f"failed: {run_id}: {reason}" for run_id, reason in failed.items()]
+    lost = diverged(planned, Path(options["output"]))
+    finished = len(planned) - len(failed) - len(lost)
+    told = f"{finished} of {len(planned)} runs are finished"
+    reasons = [f"diverged: {run_id}" for run_id in lost]
+    reasons += [f"failed: {run_id}: {reason}" for run_id, reason in failed.items()]
     print_result(
         options["json"],
         lambda: {
@@ -514,6 +517,7 @@ def sweep(**options: Any) -> None:
             "runs": len(planned),
             "failed": list(failed),
             "reasons": failed,
+            "diverged": lost,
         },
         lambda: "\n".join([told, *reasons]),
     )

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from predictor.corpus import CorpusRow, make_row
-from stability_probe.config import RunConfig, default_max_batch_size, with_memory_format
+from stability_probe.config import RunConfig, largest_batch_size, with_memory_format
 from stability_probe.datasets import load_dataset
 from stability_probe.device import describe_environment, device_name, resolve_device
 from stability_probe.errors import UsageError
@@ -155,14 +155,13 @@ def _require_made_on(run: RunResult, device: str) -> None:
 def _make_row(
     arm: str, config: RunConfig, fixed: RunResult, adaptive: RunResult, curve: ThroughputCurve
 ) -> CorpusRow:
-    bound = config.max_batch_size or default_max_batch_size(fixed.num_train, config.batch_size)
     return make_row(
         fixed,
         adaptive,
         curve,
         arm=arm,
         size=_size(config.model, config.data, config.data_dir, config.img_size),
-        max_batch_size=bound,
+        max_batch_size=largest_batch_size(config, fixed.num_train),
     )
 
 

@@ -196,9 +196,8 @@ class CorpusRow:
     def benefit_share(self, limits: Limits, curve: ThroughputCurve | None = None) -> float:
         """Share of `end_deltas_pp` that are a benefit, by the time that the whole run saves on
         `curve`, its own by default."""
-        saved, deltas = self.saved_pct_on(curve or self.curve), self.end_deltas_pp
-        kinds = [metrics.benefit_class(saved, delta, limits) for delta in deltas]
-        return kinds.count("benefits") / len(kinds)
+        saved = self.saved_pct_on(curve or self.curve)
+        return metrics.class_share("benefits", saved, self.end_deltas_pp, limits)
 
     def benefit_class(self, limits: Limits) -> str:
         """benefits, neutral or harms, by the curve: neighbours on the machine decide no label."""

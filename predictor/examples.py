@@ -58,11 +58,7 @@ class Example:
         return float(np.mean(self.end_deltas_pp))
 
     def _share(self, kind: str) -> float:
-        kinds = [
-            metrics.benefit_class(self.time_saved_pct, delta, self.limits)
-            for delta in self.end_deltas_pp
-        ]
-        return kinds.count(kind) / len(kinds)
+        return metrics.class_share(kind, self.time_saved_pct, self.end_deltas_pp, self.limits)
 
     @property
     def _class(self) -> str:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stability_probe.config import RunConfig
-from stability_probe.metrics import relative_change
+from stability_probe.config import MAX_COUNT, RunConfig
+from stability_probe.metrics import expected_sq_norm, relative_change
 from stability_probe.records import EpochRecord, NoiseScaleRecord, Profile
 from stability_probe.schedulers import make_scheduler
 
-_NUM_TRAIN = 2048  # bounds are given, so that no decision depends on it
+_NUM_TRAIN = MAX_COUNT  # bounds are given, so that no decision depends on it
 
 
 def rehearse(
@@ -122,4 +122,4 @@ def _norm_at(noise: NoiseScaleRecord | None, batch_size: int) -> float:
     """Root of E‖g_B‖² = ‖G‖² + tr Σ / B; 1 where the noise is not known."""
     if noise is None or noise.grad_sq_norm + noise.trace_sigma == 0:
         return 1.0
-    return float(np.sqrt(noise.grad_sq_norm + noise.trace_sigma / batch_size))
+    return float(np.sqrt(expected_sq_norm(noise.grad_sq_norm, noise.trace_sigma, batch_size)))

@@ -46,8 +46,9 @@ def _signal_share(profile: Profile, batch_size: int) -> float | None:
         return None
     if len(profile.grad_norms) != _NOISE_WINDOW:
         return None
-    signal, noise = max(0.0, profile.grad_sq_norm), max(0.0, profile.trace_sigma / batch_size)
-    return signal / (signal + noise) if signal + noise > 0 else None
+    signal, noise = max(0.0, profile.grad_sq_norm), max(0.0, profile.trace_sigma)
+    expected = metrics.expected_sq_norm(signal, noise, batch_size)
+    return signal / expected if expected > 0 else None
 
 
 FORMULAS: Mapping[str, Callable[[Profile, int], float | None]] = {

@@ -19,6 +19,7 @@ from stability_probe.schedulers.deba import thresholds_of
 from stability_probe.study import (
     Arm,
     Results,
+    check_jobs,
     concluded,
     in_other_order,
     make_arm,
@@ -67,6 +68,7 @@ def ablate(
     `config.scheduler_args` are arguments of DEBA that all arms share. Raises `UsageError` for one
     that DEBA does not take, `RunError` when the fixed run or DEBA itself did not finish.
     """
+    check_jobs(config, jobs)
     progress = progress or Quiet()
     config = dataclasses.replace(config, scheduler="deba")
     num_train = len(load_run_data(config).train_labels)

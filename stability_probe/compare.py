@@ -19,7 +19,7 @@ from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset
 from stability_probe.errors import UsageError
 from stability_probe.limits import DEFAULT_LIMITS, Limits
-from stability_probe.optim import scale_lr
+from stability_probe.optim import rate_rule, scale_lr
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import RunResult, Study, ThroughputCurve
 from stability_probe.run import load_run_data
@@ -28,6 +28,7 @@ from stability_probe.schedulers.base import GRID
 from stability_probe.study import (
     Arm,
     Results,
+    check_jobs,
     concluded,
     in_other_order,
     make_arm,
@@ -53,7 +54,6 @@ CONTRASTS = (
     ("a fixed batch with a step rate", "deba", "step"),
 )
 """(what DEBA is set against, arm, against)."""
-_RATE_RULE = {"sgd": "linear", "adamw": "sqrt"}
 
 
 def compare(
@@ -70,6 +70,7 @@ def compare(
 
     Raises `UsageError` for an unknown schedule, `RunError` when the fixed run did not finish.
     """
+    check_jobs(config, jobs)
     progress = progress or Quiet()
     dataset = load_run_data(config)
     check_schedulers(config, schedulers, dataset)
@@ -119,7 +120,7 @@ def independent_arms(
         size = k * config.batch_size
         if size > min(num_train, config.max_batch_size or size):
             continue
-        for told, rule in (("", "none"), (", lr x{:g}", _RATE_RULE[config.optimizer])):
+        for told, rule in (("", "none"), (", lr x{:g}", rate_rule(config.optimizer))):
             factor = scale_lr(rule, config.optimizer, k)
             name = f"fixed x{k}{told.format(factor)}"
             changes = {"batch_size": size, "lr": config.lr * factor}

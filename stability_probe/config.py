@@ -25,7 +25,11 @@ MAX_COUNT = 1_000_000
 MAX_SEED = 2**63 - 1
 """What torch's generators take."""
 
-# Where the data lies and how many threads compute do not change what a run is.
+_FEWEST_NAMED = 1437
+"""Training samples of the smallest named data set, digits: no smaller bound is cut by one."""
+
+# Where the data lies is no part of what a run is. Nor is how many threads compute: their number
+# changes the last bits of a sum and the seconds, which the environment of a result tells of.
 _NOT_IDENTITY = frozenset({"data_dir", "threads"})
 
 
@@ -46,7 +50,8 @@ class RunConfig:
     batch_size: int = 16
     """Samples per update in the first epoch."""
     max_batch_size: int | None = None
-    """A schedule never goes above this; None means `default_max_batch_size`."""
+    """A schedule never goes above this, nor above the samples there are; None means a default, see
+    `largest_batch_size`."""
     epochs: int = 100
     """Epochs of the full run."""
     window_epochs: int = 4
@@ -161,8 +166,8 @@ class RunConfig:
     def run_id(self) -> str:
         """Readable name with a hash of everything that differs from the defaults.
 
-        Settings that do not change the numbers (where data lies, threads) do not count, so a
-        default added later keeps the identity of old runs.
+        Where data lies and the number of threads do not count; a default added later keeps the
+        identity of old runs.
         """
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
         differing = {
@@ -172,10 +177,14 @@ class RunConfig:
         }
         digest = hashlib.sha256(json.dumps(differing, sort_keys=True).encode()).hexdigest()[:10]
         model, scheduler = (
-            "".join(c if c.isalnum() or c in "._-" else "-" for c in name)[-48:].lstrip(".")
-            for name in (self.model, self.scheduler)
+            as_file_name(name)[-48:].lstrip(".") for name in (self.model, self.scheduler)
         )
         return f"{model}-{scheduler}-s{self.seed}-{digest}"
+
+
+def as_file_name(name: str) -> str:
+    """`name` with a dash for all that a file's name had better not hold."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
 
 
 def with_memory_format(config: RunConfig, memory_format: str) -> RunConfig:
@@ -194,17 +203,22 @@ def step_id(config: RunConfig) -> str:
         *("model", "img_size", "batch_size", "max_batch_size", "device", "precision", "optimizer"),
         *("channels_last", "compile"),
     ]
-    if config.max_batch_size is None:
+    bound = config.max_batch_size
+    if bound is None or (config.limit is not None and config.limit < bound):
         names += ["data", "limit"]
-    elif is_own(config.data):  # no named data set; those are of one size
+    elif is_own(config.data) or bound > _FEWEST_NAMED:  # named data sets have images of one size
         names.append("data")
     return RunConfig(**{name: getattr(config, name) for name in names}).run_id()
 
 
-def default_max_batch_size(num_train: int, batch_size: int) -> int:
-    """Largest batch a schedule may reach when none is given: the paper's 2048 (arXiv
-    2511.03809), but never fewer than five updates an epoch (our reading for small data)."""
-    return max(batch_size, min(2048, num_train // 5 // 8 * 8))
+def largest_batch_size(config: RunConfig, num_train: int) -> int:
+    """Largest batch a schedule may reach on `num_train` samples: never more than there are.
+
+    Where none is given: the paper's 2048 (arXiv 2511.03809), but never fewer than five updates an
+    epoch (our reading for small data).
+    """
+    unset = max(config.batch_size, min(2048, num_train // 5 // 8 * 8))
+    return min(config.max_batch_size or unset, num_train)
 
 
 def _is_number(value: object) -> bool:

@@ -101,11 +101,6 @@ def load_dataset(
     )
 
 
-def dataset_names() -> list[str]:
-    """Names that `load_dataset` knows without a path or a module."""
-    return list(DATASETS)
-
-
 def normalize(images: Tensor, dataset: Dataset) -> Tensor:
     """uint8 [B, 3, H, W] to float32 (x / 255 - mean) / std, on the data set's device."""
     mean, std = dataset.scale

@@ -68,18 +68,18 @@ def send(values: Tensor, device: torch.device) -> Tensor:
     return values.pin_memory().to(device, non_blocking=True)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an operation failed for lack of memory, as its words or a full card tell."""
+def is_out_of_memory(error: BaseException, device: torch.device) -> bool:
+    """Whether an operation on `device` failed for lack of memory: by its words, or a full card."""
     if lacks_memory(error):
         return True
     words = str(error).lower() if isinstance(error, RuntimeError) else ""
-    return any(w in words for w in _NO_MEMORY_OR_KERNEL) and _card_is_full()
+    return any(w in words for w in _NO_MEMORY_OR_KERNEL) and _is_full_card(device)
 
 
-def _card_is_full() -> bool:
-    if not torch.cuda.is_available():
+def _is_full_card(device: torch.device) -> bool:
+    if device.type != "cuda":
         return False
-    free, total = torch.cuda.mem_get_info()
+    free, total = torch.cuda.mem_get_info(device)
     return free < _FULL * total
 
 
@@ -146,7 +146,7 @@ def describe_environment(device: torch.device) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "platform": platform.platform(terse=True),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a class of its own, which no checkpoint may name
         "cuda": torch.version.cuda or "" if device.type == "cuda" else "",
         **{name: package_version(name) or "unknown" for name in ("torchvision", "timm")},
         "probe": package_version("stability-probe") or "unknown",

@@ -82,10 +82,18 @@ class World:
 
 @contextmanager
 def joined(device: str) -> Iterator[World]:
-    """The world that torchrun started, joined for a while: NCCL on CUDA devices, else Gloo."""
+    """The world that torchrun started, joined for a while: NCCL on CUDA devices, else Gloo.
+
+    Raises `UsageError` for a card by its number, which every process would take.
+    """
     if processes() == 1:
         yield World()
         return
+    if device.startswith("cuda:"):
+        raise UsageError(
+            f"torchrun gives each process a card of its own, and all would share {device}; use "
+            "--device cuda"
+        )
     on_cuda = device.startswith(("auto", "cuda")) and torch.cuda.is_available()
     if on_cuda:
         mine, cards = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()

@@ -27,6 +27,14 @@ class RunError(ProbeError):
     exit_code = 3
 
 
+class DivergedError(RunError):
+    """The loss of an epoch was not finite."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(f"the loss became non-finite in epoch {epoch}; use a smaller --lr")
+        self.epoch = epoch
+
+
 class MissingError(ProbeError):
     """Data or a part of the environment is missing or damaged."""
 

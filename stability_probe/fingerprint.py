@@ -25,6 +25,7 @@ from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset
 from stability_probe.errors import UsageError
 from stability_probe.models import check_model, is_own_model, make_model
+from stability_probe.randomness import randomness_kept, seed_everything
 from stability_probe.store import read_json, write_json
 from stability_probe.user_code import import_callable, is_own, working_directory_importable
 
@@ -96,8 +97,8 @@ def _of_model(name: str, dataset: Dataset) -> dict[str, Any]:
     images = torch.rand(_IMAGES, channels, height, width, generator=generator)
     shape = {"num_classes": dataset.num_classes, "img_size": width, "in_chans": channels}
     labels = torch.arange(_IMAGES) % dataset.num_classes
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
+    with randomness_kept():
+        seed_everything(_SEED)
         model = make_model(name, **shape)
         check_model(model, name, **shape, height=height)
         model.eval()

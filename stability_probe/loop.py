@@ -24,11 +24,16 @@ from stability_probe.device import (
     reset_peak_memory,
     synchronize,
 )
-from stability_probe.errors import RunError
+from stability_probe.errors import DivergedError
 from stability_probe.gradients import measured_stride
 from stability_probe.noise_pass import NOISE_BUDGET, measure_noise_scale
 from stability_probe.optim import learning_rate
 from stability_probe.order import batch_lengths, epoch_batches, generator_for, seed_for
+from stability_probe.randomness import (
+    seed_everything,
+    set_states_beside_torch,
+    states_beside_torch,
+)
 from stability_probe.records import EpochRecord, NoiseScaleRecord
 from stability_probe.schedulers.base import decided
 from stability_probe.state import PartialEpoch, TrainState, left_alone
@@ -43,14 +48,6 @@ from stability_probe.step import (
 EVAL_BATCHES = 4
 """Evaluation takes as many training batches at once, but 64 to 256 samples: without a backward pass
 nothing is kept for it, so that this needs hardly more memory than training."""
-
-
-class DivergedError(RunError):
-    """The loss of an epoch was not finite."""
-
-    def __init__(self, epoch: int) -> None:
-        super().__init__(f"the loss became non-finite in epoch {epoch}; use a smaller --lr")
-        self.epoch = epoch
 
 
 class StoppedError(Exception):
@@ -160,8 +157,8 @@ def evaluate(state: TrainState, data: Dataset, config: RunConfig) -> tuple[float
                 total += sums
                 start += size
     state.world.add_up(total)
-    loss, correct = (total / len(data.test_labels)).tolist()
-    return loss, correct
+    loss, _ = (total / len(data.test_labels)).tolist()
+    return loss, total[1].item() / len(data.test_labels)
 
 
 def _try_evaluate(
@@ -174,7 +171,7 @@ def _try_evaluate(
         loss = F.cross_entropy(logits, labels, reduction="sum")
         return torch.stack([loss, (logits.argmax(dim=1) == labels).sum()])
     except RuntimeError as error:
-        if len(labels) == 1 or not is_out_of_memory(error):
+        if len(labels) == 1 or not is_out_of_memory(error, state.device):
             raise
     return None
 
@@ -206,7 +203,7 @@ def _train_epoch(
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     rank = f" {state.world.rank}" if state.world.rank else ""
-    torch.manual_seed(seed_for(config.stream_seed, epoch, f"model{rank}"))
+    seed_everything(seed_for(config.stream_seed, epoch, f"model{rank}"))
     shuffle = generator_for(config.stream_seed, epoch, "order")
     noise = generator_for(config.stream_seed, epoch, "augment")
     state.model.train()
@@ -274,6 +271,7 @@ def _leave(
         augment_rng=augment_noise.get_state(),
         time_s=time.perf_counter() - wall,
         cpu_s=time.process_time() - cpu,
+        rng_beside_torch=states_beside_torch(),
     )
 
 
@@ -286,5 +284,7 @@ def _take_up(
     torch.set_rng_state(partial.rng)
     if partial.device_rng is not None:
         torch.cuda.set_rng_state(partial.device_rng, loss_sum.device)
+    if partial.rng_beside_torch is not None:
+        set_states_beside_torch(partial.rng_beside_torch)
     augment_noise.set_state(partial.augment_rng)
     return partial.step

@@ -29,6 +29,10 @@ SCATTER_CHANGES = 5
 """How many changes between epochs, at the end of a run, tell its scatter."""
 TARGET_MARGIN_PP = 0.5
 """Time to target is time until the fixed run's final accuracy minus this is first reached."""
+_ROUNDING_PP = 1e-3
+"""Accuracies are whole numbers of test samples, so that a difference of exactly a limit is common,
+and as a difference of fractions, six digits each in a corpus, lies on either side of it: so much is
+forgiven."""
 
 
 def relative_change(current: float, previous: float) -> float:
@@ -112,6 +116,11 @@ def noise_over_signal(trace_sigma: float, grad_sq_norm: float) -> float | None:
     """tr Σ / ‖G‖² in samples, None where an estimate has the wrong sign."""
     defined = grad_sq_norm > 0 and trace_sigma >= 0
     return trace_sigma / grad_sq_norm if defined else None
+
+
+def expected_sq_norm(grad_sq_norm: float, trace_sigma: float, batch_size: float) -> float:
+    """E‖g_B‖² = ‖G‖² + tr Σ / B of a mini-batch gradient (arXiv 1812.06162, App. A.1)."""
+    return grad_sq_norm + trace_sigma / batch_size
 
 
 def profile(epochs: Sequence[EpochRecord]) -> Profile:
@@ -229,19 +238,15 @@ def accuracy_scatter_pp(accuracies: Sequence[float]) -> float | None:
 
 
 def loses_accuracy(delta_pp: float, limits: Limits) -> bool:
-    """Whether an accuracy change costs more than a benefit may.
-
-    Accuracies are whole numbers of test samples, so that a change of exactly the limit is common,
-    and as a difference of fractions, six digits each in a corpus, lies on either side of it.
-    """
-    return delta_pp < -limits.max_accuracy_loss_pp - 1e-3
+    """Whether an accuracy change costs more than a benefit may."""
+    return delta_pp < -limits.max_accuracy_loss_pp - _ROUNDING_PP
 
 
 def time_to_target_s(accuracies: Sequence[float], times_s: Sequence[float], target: float) -> float:
     """Training seconds until `target` accuracy is first reached; infinite on a miss."""
     elapsed = np.cumsum(times_s)
     for accuracy, seconds in zip(accuracies, elapsed, strict=True):
-        if accuracy >= target:
+        if accuracy_delta_pp(accuracy, target) >= -_ROUNDING_PP:
             return float(seconds)
     return math.inf
 
@@ -251,3 +256,11 @@ def benefit_class(time_saved_pct: float, accuracy_delta: float, limits: Limits) 
     if loses_accuracy(accuracy_delta, limits):
         return "harms"
     return "benefits" if time_saved_pct >= limits.min_time_saved_pct else "neutral"
+
+
+def class_share(
+    kind: str, time_saved_pct: float, accuracy_deltas: Sequence[float], limits: Limits
+) -> float:
+    """Share of `accuracy_deltas` (pp), at least one, whose `benefit_class` is `kind`."""
+    kinds = [benefit_class(time_saved_pct, delta, limits) for delta in accuracy_deltas]
+    return kinds.count(kind) / len(kinds)

@@ -6,7 +6,7 @@ import difflib
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import timm
@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stability_probe.device import is_out_of_memory
 from stability_probe.errors import ProbeError, RunError, UsageError
+from stability_probe.randomness import randomness_kept
 from stability_probe.records import ModelSize
 from stability_probe.user_code import (
     as_callable,
@@ -112,7 +113,10 @@ def _left_alone(model: nn.Module, *, training: bool) -> Iterator[None]:
     buffers = [(b, b.clone()) for b in model.buffers()] if training else []
     try:
         # Not inference_mode: what a model keeps from this pass could not be trained with.
-        with torch.random.fork_rng([], enabled=training), torch.set_grad_enabled(training):
+        with (
+            randomness_kept() if training else nullcontext(),
+            torch.set_grad_enabled(training),
+        ):
             yield
     finally:
         model.train(was_training)
@@ -161,7 +165,7 @@ def _require_gradient(model: nn.Module, name: str, logits: torch.Tensor) -> None
 
 
 def _require_memory(error: BaseException) -> None:
-    if is_out_of_memory(error):
+    if is_out_of_memory(error, torch.device("cpu")):
         raise RunError(
             "out of memory even with 2 samples at a time; use a smaller model or --img-size"
         ) from error

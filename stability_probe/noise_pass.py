@@ -62,6 +62,6 @@ def _try_noise_pass(
             norms = torch.stack(micro_batches.squared_norms).tolist()
             return norms, micro_batches.mean_squared_norm().item()
     except RuntimeError as error:
-        if size < 4 or not is_out_of_memory(error):
+        if size < 4 or not is_out_of_memory(error, state.device):
             raise
     return None

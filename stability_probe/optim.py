@@ -25,6 +25,11 @@ def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer
     return torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay)
 
 
+def rate_rule(optimizer: str) -> str:
+    """The rule by which an optimizer's rate follows the batch."""
+    return next(rule for rule, kind in _SCALING if kind == optimizer)
+
+
 def scale_lr(rule: str, optimizer: str, batch_ratio: float) -> float:
     """Factor on the base rate when the batch is `batch_ratio` times the initial one.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +18,8 @@ ALPHA = 0.05
 """Chance of calling one of a family of differences real when none is."""
 EQUIVALENCE_LEVEL = 0.90
 """Level of the intervals of two one-sided tests at 5 %."""
+_THEN = ", then "
+"""Between the machines of a run that went on elsewhere."""
 
 
 def clock_of(result: RunResult) -> str:
@@ -31,11 +34,14 @@ def clock_of(result: RunResult) -> str:
 def machine_of(environment: Mapping[str, str]) -> str:
     """What the seconds of a run belong to, in words: they do not compare with those of another.
 
-    The card, or the processor and its threads; the version of torch; the number of processes.
+    The card, or the processor and its threads; the version of torch; the number of processes. Of a
+    run that went on elsewhere, all of its machines in turn.
 
     >>> machine_of({"device_name": "AMD EPYC", "threads": "1", "torch": "2.14.1+cu130"})
     'AMD EPYC, 1 thread, torch 2.14.1+cu130'
     """
+    if "machines" in environment:
+        return environment["machines"]
     threads, processes = environment.get("threads"), environment.get("processes")
     parts = [environment.get("device_name")]
     if threads and not environment.get("cuda"):  # they feed a card, they do not train
@@ -47,17 +53,30 @@ def machine_of(environment: Mapping[str, str]) -> str:
     return ", ".join(part for part in parts if part)
 
 
+def whole_environment(stretches: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """The environment of a run that was made in these, at least one, in turn: that of the last,
+    with the names of all its machines."""
+    names = [name for name, _ in itertools.groupby(e["device_name"] for e in stretches)]
+    environment = {**stretches[-1], "device_name": _THEN.join(names)}
+    if len(stretches) > 1:
+        environment["machines"] = _THEN.join(map(machine_of, stretches))
+    return environment
+
+
 def same_machine(one: RunResult, other: RunResult) -> bool:
-    """Whether the seconds of two runs can be compared."""
-    return machine_of(one.environment) == machine_of(other.environment)
+    """Whether the seconds of two runs can be compared; those of a run on several machines never."""
+    machine = machine_of(one.environment)
+    return machine == machine_of(other.environment) and _THEN not in machine
 
 
 def require_machine(run: RunResult, environment: Mapping[str, str]) -> None:
-    """Raises `UsageError` for a run of another machine than `environment` tells of."""
+    """Raises `UsageError` for a run of another machine than `environment` tells of, or several."""
     there, here = machine_of(run.environment), machine_of(environment)
-    if there != here:
+    several = _THEN in there
+    if there != here or several:
+        what = "one machine after another" if several else "another machine"
         raise UsageError(
-            f"{run.run_id} is a run of another machine ({there}; here {here}), so that no time "
+            f"{run.run_id} is a run of {what} ({there}; here {here}), so that no time "
             "compares with its own; use another -o to run all on one"
         )
 

@@ -32,7 +32,6 @@ _AT_LEAST_ZERO = frozenset(
             "num_measured_steps",
             "num_macs",
             "num_samples",
-            "noise_scale",
         ),
         *("grad_norm", "grad_norm_sem", "grad_norm_last", "grad_component_variance"),
         *("grad_norm_variation", "loss_variation", "test_accuracy", "spread", "cooldown_left"),

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
 from stability_probe.advice import goes_by_curve
+from stability_probe.config import as_file_name
 from stability_probe.errors import RunError, UsageError
 from stability_probe.records import (
     ArmOutcome,
@@ -399,7 +400,7 @@ def write_figure(
     draw_panels(panels, title, fig, scale)
     content = io.BytesIO()
     fig.savefig(content, format=fmt)
-    path = out / ("".join(c if c.isalnum() or c in "._-" else "-" for c in name) + f".{fmt}")
+    path = out / f"{as_file_name(name)}.{fmt}"
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from stability_probe.config import RunConfig, default_max_batch_size, with_memory_format
+from stability_probe.config import RunConfig, largest_batch_size, with_memory_format
 from stability_probe.datasets import Dataset
 from stability_probe.device import describe_environment, use_threads
-from stability_probe.errors import UsageError
+from stability_probe.errors import DivergedError, UsageError
 from stability_probe.fingerprint import require_unchanged
-from stability_probe.loop import DivergedError, train
+from stability_probe.loop import train
 from stability_probe.metrics import profile, stability_metrics
 from stability_probe.models import model_size
 from stability_probe.progress import Progress, Quiet
@@ -62,8 +62,7 @@ def characterize(
         choice = choose_memory_format(config, dataset, store.root if store else None)
         resolved = with_memory_format(config, choice.memory_format)
         windows = tuple(_window(resolved, seed, dataset, store, progress) for seed in seeds)
-        num_train = len(dataset.train_labels)
-        largest = config.max_batch_size or default_max_batch_size(num_train, config.batch_size)
+        largest = largest_batch_size(config, len(dataset.train_labels))
         sizes = curve_batch_sizes(config.batch_size, largest)
         progress.start("throughput", len(sizes))
         curve = measure_throughput(resolved, dataset, sizes, choice, progress)

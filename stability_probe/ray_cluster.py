@@ -19,7 +19,8 @@ _FILES = ("config.json", "epochs.jsonl", "result.json", "summary.json")
 
 
 class RayCluster:
-    """As many runs at a time as the cluster has CPUs (one GPU each where a run wants CUDA).
+    """As many runs at a time as the cluster has CPUs (one GPU each where a run
+    wants CUDA, or takes what there is).
 
     The cluster is the one of `RAY_ADDRESS`, or one of this machine alone. Each run is written
     under the same root on the node that trains it, and its records come back to this one; a node
@@ -49,7 +50,7 @@ class RayCluster:
         }
         remote = self._ray.remote(_train).options(
             num_cpus=int(threads),
-            num_gpus=1 if config.device.startswith("cuda") else 0,
+            num_gpus=1 if self._wants_card(config) else 0,
             max_retries=3,
             runtime_env={"env_vars": environment},
         )
@@ -60,6 +61,11 @@ class RayCluster:
         path = root / config.run_id()
         reference.future().add_done_callback(lambda done: _settle(done, future, path))
         return future
+
+    def _wants_card(self, config: RunConfig) -> bool:
+        # Ray hides every card from a worker that asks for none, and auto would mean its CPU.
+        on_cluster: bool = self._ray.cluster_resources().get("GPU", 0) > 0
+        return config.device.startswith("cuda") or (config.device == "auto" and on_cluster)
 
     def terminate(self) -> None:
         for reference, future in self._refs.items():

@@ -11,18 +11,6 @@ from stability_probe.notebook import Shown
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepRecord:
-    """Gradient statistics of one measured step (steps are measured on a stride)."""
-
-    step: int
-    """Update within the epoch, from 0."""
-    grad_norm: float
-    """‖g‖ of the whole gradient, before the optimizer step."""
-    grad_component_variance: float
-    """Variance over the components of g."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class NoiseScaleRecord:
     """Gradient noise at fixed parameters (McCandlish et al., arXiv 1812.06162, App. A)."""
 

@@ -16,14 +16,15 @@ import torch
 
 from stability_probe.config import RunConfig, with_memory_format
 from stability_probe.datasets import Dataset, load_dataset
-from stability_probe.device import describe_environment, device_name, is_out_of_memory, use_threads
+from stability_probe.device import describe_environment, is_out_of_memory, use_threads
 from stability_probe.distributed import World, joined
-from stability_probe.errors import MissingError, UsageError
+from stability_probe.errors import DivergedError, MissingError, UsageError
 from stability_probe.fingerprint import has_fingerprint, require_unchanged
 from stability_probe.interrupt import Interrupted, Stop, stopping
 from stability_probe.launch import follows
-from stability_probe.loop import DivergedError, StoppedError, never, train
+from stability_probe.loop import StoppedError, never, train
 from stability_probe.models import normalization, num_params
+from stability_probe.paired import machine_of, whole_environment
 from stability_probe.plain import from_plain, to_plain
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import EpochRecord, RunResult
@@ -156,8 +157,9 @@ def _start_or_resume(
     state = make_state(config, dataset, world)
     if saved is not None:
         _restore(state, saved, directory.checkpoint)
-    if state.device_names[-1:] != (here := device_name(state.device),):
-        state.device_names += (here,)
+    here = _environment(state)
+    if [machine_of(e) for e in state.environments[-1:]] != [machine_of(here)]:
+        state.environments += (here,)
     return state, records
 
 
@@ -194,14 +196,22 @@ def _restore(state: TrainState, saved: dict[str, Any], checkpoint: Path) -> None
         state.previous = None if previous is None else from_plain(EpochRecord, previous)
         state.partial = None if partial is None else PartialEpoch(**partial)
         state.micro_batch_size = saved.get("micro_batch_size")
-        state.device_names = tuple(saved.get("device_names", ()))
+        # An earlier version kept no more than the names of the devices.
+        names = saved.get("device_names", ())
+        known = [{**_environment(state), "device_name": name} for name in names]
+        state.environments = tuple(saved.get("environments", known))
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error, state.device):
             raise
         raise MissingError(
             f"{checkpoint} is of another version of probe or of the model ({cause(error)}); "
             "delete it to start over"
         ) from error
+
+
+def _environment(state: TrainState) -> dict[str, str]:
+    several = {"processes": str(state.world.size)} if state.world.size > 1 else {}
+    return {**describe_environment(state.device), **several}
 
 
 def _checkpoint(state: TrainState) -> bytes:
@@ -219,7 +229,7 @@ def _checkpoint(state: TrainState) -> bytes:
             "micro_batch_size": state.micro_batch_size,
             "partial": None if state.partial is None else vars(state.partial),
             "processes": state.world.size,
-            "device_names": list(state.device_names),
+            "environments": [dict(e) for e in state.environments],
             "channels_last": "on" if last else "off",
         },
         buffer,
@@ -248,10 +258,6 @@ def _result(
     records: list[EpochRecord],
     status: str,
 ) -> RunResult:
-    environment = describe_environment(state.device)
-    environment["device_name"] = ", then ".join(state.device_names)
-    if state.world.size > 1:
-        environment["processes"] = str(state.world.size)
     return RunResult(
         run_id=config.run_id(),
         config=config.to_dict(),
@@ -262,6 +268,6 @@ def _result(
         num_train=len(dataset.train_labels),
         num_test=len(dataset.test_labels),
         memory_format=str(state.memory_format).removeprefix("torch."),
-        environment=environment,
+        environment=whole_environment(state.environments),
         epochs=tuple(records),
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from stability_probe.distributed import World
 from stability_probe.errors import UsageError
 from stability_probe.models import check_model, is_own_model, make_model, normalization
 from stability_probe.optim import learning_rate, make_optimizer
+from stability_probe.randomness import randomness_kept, seed_everything
 from stability_probe.records import EpochRecord
 from stability_probe.schedulers import BatchScheduler, make_scheduler
 
@@ -38,6 +40,8 @@ class PartialEpoch:
     augment_rng: Tensor
     time_s: float
     cpu_s: float
+    rng_beside_torch: dict[str, Any] | None = None
+    """As of `states_beside_torch`; None in a state stored before it was kept."""
 
 
 @dataclass
@@ -63,8 +67,8 @@ class TrainState:
     """Batches that the compiled model has met in this process, with `micro_batch_size` then."""
     partial: PartialEpoch | None = None
     """The epoch under way, where training stopped within one."""
-    device_names: tuple[str, ...] = ()
-    """Every device that it was trained on, in turn: a run may go on elsewhere."""
+    environments: tuple[Mapping[str, str], ...] = ()
+    """Of every machine that it was trained on, in turn: a run may go on elsewhere."""
 
 
 def make_state(config: RunConfig, dataset: Dataset, world: World | None = None) -> TrainState:
@@ -75,7 +79,7 @@ def make_state(config: RunConfig, dataset: Dataset, world: World | None = None) 
     """
     world = world or World()
     device = resolve_device(config.device)
-    torch.manual_seed(config.seed)
+    seed_everything(config.seed)
     image = dataset.train_images[0]
     shape = {
         "num_classes": dataset.num_classes,
@@ -109,7 +113,7 @@ def left_alone(state: TrainState) -> Iterator[None]:
     buffers = [b.clone() for b in state.model.buffers()]
     state.model.train()
     try:
-        with torch.random.fork_rng(devices=[]):
+        with randomness_kept():
             yield
     finally:
         state.optimizer.zero_grad(set_to_none=True)

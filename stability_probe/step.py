@@ -76,7 +76,7 @@ def whole_gradient(
             total += share * backward(state.forward, state, data, some, theirs, precision, share)
         return total
     except RuntimeError as error:
-        if not accumulate or not is_out_of_memory(error):
+        if not accumulate or not is_out_of_memory(error, state.device):
             raise
         if state.world.size > 1:
             raise RunError(

@@ -131,7 +131,7 @@ class Store:
         found = []
         for file in sorted(self.root.glob("*/config.json")):
             try:
-                found.append(_summary(file.parent))
+                found.append(read_summary(file.parent))
             except MissingError as error:
                 if damaged is None:
                     raise
@@ -373,7 +373,8 @@ def _unfinished(path: Path) -> RunResult:
     )
 
 
-def _summary(path: Path) -> RunSummary:
+def read_summary(path: Path) -> RunSummary:
+    """The line of `probe runs` for the run in a directory."""
     return _stored_summary(path) or _summary_of(path.name, read_result(path) or _unfinished(path))
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from stability_probe import metrics, paired
 from stability_probe.config import RunConfig, with_memory_format
-from stability_probe.errors import RunError
+from stability_probe.device import resolve_device
+from stability_probe.errors import RunError, UsageError
 from stability_probe.executors import LocalProcesses
 from stability_probe.progress import Progress
 from stability_probe.records import (
@@ -76,6 +77,17 @@ def resolve_for_study(
     """
     curve = measure_curves([config], root, progress)[curve_path(root, config)]
     return with_memory_format(config, curve.memory_format), curve
+
+
+def check_jobs(config: RunConfig, jobs: int) -> None:
+    """Raise `UsageError` where runs at one time would slow each other by the clock that a study
+    compares: the wall clock, on all but a CPU."""
+    device = resolve_device(config.device)
+    if jobs > 1 and device.type != "cpu":
+        raise UsageError(
+            f"runs that share {device} slow each other, and a comparison goes by the wall clock "
+            "there; use --jobs 1"
+        )
 
 
 def run_arms(arms: Sequence[Arm], root: Path, jobs: int, progress: Progress) -> Results:

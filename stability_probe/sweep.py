@@ -29,7 +29,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stability_probe.config import RunConfig, default_max_batch_size, step_id, with_memory_format
+from stability_probe.config import RunConfig, largest_batch_size, step_id, with_memory_format
 from stability_probe.errors import MissingError, UsageError
 from stability_probe.executors import Executor
 from stability_probe.interrupt import raising
@@ -37,7 +37,7 @@ from stability_probe.metrics import samples_per_s
 from stability_probe.plain import to_plain
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import ThroughputCurve
-from stability_probe.store import read_measured, write_json
+from stability_probe.store import read_measured, read_summary, write_json
 
 MAX_RUNS = 100_000
 """Of one sweep file: more is a slip in a grid, and would fill the memory before it is seen."""
@@ -135,9 +135,7 @@ def measure_curves(
                 data = load_run_data(config)
                 require_unchanged(config, data, root)
                 choice = choose_memory_format(config, data, root)
-                largest = config.max_batch_size or default_max_batch_size(
-                    len(data.train_labels), config.batch_size
-                )
+                largest = largest_batch_size(config, len(data.train_labels))
                 sizes = curve_batch_sizes(config.batch_size, largest)
                 curve = measure_throughput(
                     with_memory_format(config, choice.memory_format), data, sizes, choice
@@ -254,8 +252,19 @@ def _completed(
 
 def num_done(runs: Sequence[SweepRun], root: Path) -> int:
     """How many runs of a sweep are finished, or diverged."""
+    return sum(is_done(config, root) for config in _resolved(runs, root))
+
+
+def diverged(runs: Sequence[SweepRun], root: Path) -> list[str]:
+    """The names of those runs of a sweep whose loss became non-finite."""
+    done = dict.fromkeys(c.run_id() for c in _resolved(runs, root) if is_done(c, root))
+    return [run_id for run_id in done if read_summary(root / run_id).status == "diverged"]
+
+
+def _resolved(runs: Sequence[SweepRun], root: Path) -> list[RunConfig]:
+    """The configs of runs as they were trained; only of those whose curve was measured."""
     known = [(r, curve) for r in runs if (curve := stored_curve(r, root)) is not None]
-    return sum(is_done(with_memory_format(r.config, c.memory_format), root) for r, c in known)
+    return [with_memory_format(r.config, curve.memory_format) for r, curve in known]
 
 
 def stored_curve(run: SweepRun, root: Path) -> ThroughputCurve | None:

@@ -231,7 +231,7 @@ def _fits(state: TrainState, data: Dataset, config: RunConfig, size: int, *, fir
     try:
         _warm_up(state, data, config, size)
     except RuntimeError as error:
-        if first or not is_out_of_memory(error):
+        if first or not is_out_of_memory(error, state.device):
             raise
     else:
         return True

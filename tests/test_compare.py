@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -618,6 +619,21 @@ def test_ablate_end_to_end(
     deba = Store(Path("probe-runs")).load(by_name["window 5"]["run_ids"][0])
     assert deba.config["scheduler_args"] == {"min_calm_signals": 1, "window": 5}
     assert "saved %" in invoke("ablate", *TINY, *args).stdout
+
+
+@pytest.mark.parametrize("command", ["compare", "ablate"])
+def test_runs_never_share_a_card_whose_wall_clock_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(study, "resolve_device", lambda _: torch.device("cuda"))
+    told = invoke(command, *TINY, "--jobs", "2")
+    assert told.exit_code == 2
+    assert told.stderr == (
+        "probe: runs that share cuda slow each other, and a comparison goes by the wall clock "
+        "there; use --jobs 1\n"
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_schedule_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ CPU, OTHER = torch.device("cpu"), torch.device("meta")
 def test_a_cpu_that_cannot_allocate_is_out_of_memory() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**56, dtype=torch.uint8)
-    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(caught.value, CPU)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_a_cpu_that_cannot_allocate_is_out_of_memory() -> None:
     ],
 )
 def test_only_what_a_smaller_batch_mends_is_out_of_memory(error: Exception, lacking: bool) -> None:
-    assert is_out_of_memory(error) is lacking
+    assert is_out_of_memory(error, CPU) is lacking
     assert explain(error)[0].startswith("out of memory; use a smaller --batch-size") is lacking
 
 
@@ -58,11 +58,11 @@ def test_a_library_without_room_is_out_of_memory_on_a_full_card_only(
 ) -> None:
     """The same words tell that there is no such kernel."""
     error = RuntimeError(words)
-    assert not is_out_of_memory(error), "no card here, or an empty one"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for free, full in ((40, False), (1, True)):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 80))
-        assert is_out_of_memory(error) is full
+    assert not is_out_of_memory(error, CPU)
+    # The card of the run, which need not be the current one.
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda card: ((40, 1)[card.index], 80))
+    for index, full in ((0, False), (1, True)):
+        assert is_out_of_memory(error, torch.device("cuda", index)) is full
 
 
 def write(folder: Path, **texts: object) -> None:

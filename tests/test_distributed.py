@@ -139,6 +139,16 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         start += count
 
 
+def test_a_card_by_its_number_is_not_for_several_processes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=r"use --device cuda$"):
+        run(dataclasses.replace(CONFIG, device="cuda:0"), Store(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
 def test_two_processes_resume_what_two_began(tmp_path: Path) -> None:
     """BatchNorm and dropout too: killed, then resumed, to the same end bit for bit."""
     config = dataclasses.replace(CONFIG, model="tests.tiny:net", epochs=40)

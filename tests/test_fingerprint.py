@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from stability_probe.errors import UsageError
 from stability_probe.executors import LocalProcesses
 from stability_probe.fingerprint import require_unchanged
 from stability_probe.probe import characterize
+from stability_probe.randomness import seed_everything
 from stability_probe.run import run
 from stability_probe.store import Store
 from stability_probe.sweep import measure_curves, run_all
@@ -182,3 +185,14 @@ def test_a_folder_that_is_a_run_is_left_as_it_is(edit: Edit, tmp_path: Path) -> 
     with pytest.raises(UsageError, match="is itself a run"):
         run(CONFIG, inside)
     assert not (inside.root / "fingerprints").exists()
+
+
+def test_a_fingerprint_leaves_every_generator_as_it_was(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, model="tests.tiny:drawn_elsewhere")
+    drawn = []
+    for _ in range(2):
+        seed_everything(7)
+        require_unchanged(config, blobs(), tmp_path)
+        drawn.append((random.random(), np.random.normal(), torch.rand(1).item()))
+    seed_everything(7)
+    assert drawn == 2 * [(random.random(), np.random.normal(), torch.rand(1).item())]

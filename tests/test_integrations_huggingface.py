@@ -188,6 +188,47 @@ def test_a_scaled_loss_is_measured_unscaled(tmp_path: Path, clip: float) -> None
     assert scales.unscaled == sum(e.updates for e in keep.records)
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_second_training_starts_from_the_first_batch_and_rate(
+    tmp_path: Path, interrupted: bool
+) -> None:
+    """No hook, factor or batch of the first one is left, be it whole or cut by an error."""
+
+    class Cut(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if callback.sampler.global_batch_size > 16:
+                raise InterruptedError
+
+    trainer = make_trainer(tmp_path)
+    settings = {"window_epochs": 2, "max_batch_size": 64, "lr_rule": "linear", **DEBA}
+    callback = AdaptiveBatchCallback(trainer, scheduler="deba", **settings)
+    first = {n: v.clone() for n, v in trainer.model.state_dict().items()}
+    if interrupted:
+        trainer.add_callback(Cut)
+        with pytest.raises(InterruptedError):
+            trainer.train()
+        trainer.remove_callback(Cut)
+    else:
+        trainer.train()
+    assert callback.sampler.global_batch_size > 16
+    trainer.model.load_state_dict(first)
+    trainer.optimizer = torch.optim.SGD(
+        trainer.model.parameters(), 0.01, momentum=0.9, weight_decay=5e-4
+    )
+    keep = Keep(callback)
+    trainer.add_callback(keep)
+    trainer.train()
+    assert [comparable(e) for e in keep.records] == [comparable(e) for e in Plain(blobs()).rest()]
+    assert trainer.state.global_step == sum(e.updates for e in keep.records)
+
+
+def test_no_hook_is_left_on_the_optimizer(tmp_path: Path) -> None:
+    trainer = train(tmp_path)[1]
+    optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
+
+
 def test_planned_steps_and_epochs_follow_the_batch(tmp_path: Path) -> None:
     told, trainer = train(tmp_path)
     updates = [e.updates for e in told.records]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -84,6 +87,30 @@ def test_a_run_stopped_before_any_step_goes_on_to_the_very_same_end(
     assert all_timeless(run(CONFIG, cut, notes)) == all_timeless(whole.load(CONFIG.run_id()))
     assert f"step {partial['step']}" in notes.notes[0]
     assert_same_state(load_checkpoint(cut, CONFIG), load_checkpoint(whole, CONFIG))
+
+
+@pytest.mark.parametrize("step", [4, 9])
+def test_a_model_may_draw_from_python_and_numpy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    @contextlib.contextmanager
+    def stop_at() -> Iterator[Stop]:
+        yield StopAt(step)
+
+    config = dataclasses.replace(CONFIG, model="tests.tiny:drawn_elsewhere")
+    first, second, cut = (Store(tmp_path / name) for name in ("first", "second", "cut"))
+    whole = all_timeless(run(config, first))
+    random.random()
+    np.random.normal()
+    assert all_timeless(run(config, second)) == whole
+    with monkeypatch.context() as patch:
+        patch.setattr(RUN, "stopping", stop_at)
+        with pytest.raises(Interrupted):
+            run(config, cut)
+    random.random()
+    np.random.normal()
+    assert all_timeless(run(config, cut)) == whole
+    assert_same_state(load_checkpoint(cut, config), load_checkpoint(first, config))
 
 
 def test_a_signal_after_the_last_step_finishes_the_run_and_begins_no_other(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset, normalize
 from stability_probe.device import peak_memory, reset_peak_memory
 from stability_probe.distributed import World
-from stability_probe.errors import UsageError
-from stability_probe.loop import DivergedError, evaluate, train
+from stability_probe.errors import DivergedError, UsageError
+from stability_probe.loop import evaluate, train
 from stability_probe.order import batch_lengths, epoch_batches, generator_for
 from stability_probe.records import EpochRecord
 from stability_probe.state import make_state

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -177,6 +178,21 @@ def test_time_to_target() -> None:
         metrics.time_to_target_s([0.1, 0.2], [1.0], 0.5)
 
 
+@pytest.mark.parametrize("num_test", [200, 400, 1000])
+@pytest.mark.parametrize("kind", [float, np.float32])
+def test_exactly_the_target_is_reached_whatever_the_fractions(
+    num_test: int, kind: Callable[[float], float]
+) -> None:
+    """Half a point is a whole number of samples; float32 is what earlier versions recorded."""
+    fewer = num_test // 200
+    for hits in range(fewer + 1, num_test + 1):
+        final, reached, missed = (
+            float(kind(n / num_test)) for n in (hits, hits - fewer, hits - fewer - 1)
+        )
+        target = final - metrics.TARGET_MARGIN_PP / 100
+        assert metrics.time_to_target_s([missed, reached], [1.0, 2.0], target) == 3.0
+
+
 def test_saved_and_delta_signs() -> None:
     assert metrics.saved_pct(60.0, 80.0) == pytest.approx(25.0)
     assert metrics.accuracy_delta_pp(0.91, 0.93) == pytest.approx(-2.0)
@@ -209,6 +225,19 @@ limits_ = st.builds(
     min_time_saved_pct=st.floats(0, 99.9),
     max_accuracy_loss_pp=st.floats(0, 99.9),
 )
+
+
+def test_the_share_of_a_class_counts_each_delta() -> None:
+    shares = [
+        metrics.class_share(kind, saved, [0.0, -0.5, -0.6, -2.0], DEFAULT_LIMITS)
+        for saved, kind in (
+            (20.0, "benefits"),
+            (20.0, "harms"),
+            (5.0, "benefits"),
+            (5.0, "neutral"),
+        )
+    ]
+    assert shares == [0.5, 0.5, 0.0, 0.5]
 
 
 @given(saved=st.floats(-100, 100), delta=st.floats(-100, 100), limits=limits_, looser=limits_)

@@ -63,6 +63,12 @@ def test_a_schedule_in_the_config_does_not_change_the_window() -> None:
     assert [p.batch_size for p in c.curve.points] == [16, 32, 64]
 
 
+def test_neither_the_bound_nor_the_curve_goes_beyond_the_samples_there_are() -> None:
+    c = probe.characterize(with_fields(max_batch_size=512), seeds=(0,))
+    assert c.max_batch_size == c.num_train == 97
+    assert [p.batch_size for p in c.curve.points] == [16, 32, 64, 97]
+
+
 def test_the_same_question_finds_its_windows(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

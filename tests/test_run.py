@@ -10,6 +10,7 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -23,7 +24,8 @@ import torch
 
 from stability_probe.config import RunConfig
 from stability_probe.device import cpu_name
-from stability_probe.errors import MissingError
+from stability_probe.errors import MissingError, UsageError
+from stability_probe.paired import compare_runs, machine_of, same_machine
 from stability_probe.progress import Quiet
 from stability_probe.records import EpochRecord, RunResult
 from stability_probe.run import _read_checkpoint, run
@@ -295,7 +297,7 @@ def test_a_run_that_goes_on_elsewhere_names_both_machines(
     store = Store(tmp_path)
     for name in ("first", "first", "second"):
         with monkeypatch.context() as patch:
-            patch.setattr(RUN, "device_name", lambda _, name=name: name)
+            patch.setattr(RUN, "describe_environment", lambda _, name=name: {"device_name": name})
             stop_after(patch, "write_bytes", 2)
             with pytest.raises(StopNow):
                 run(DEBA, store)
@@ -303,6 +305,43 @@ def test_a_run_that_goes_on_elsewhere_names_both_machines(
     assert result.status == "finished"
     names = result.environment["device_name"].split(", then ")
     assert names == ["first", "second", cpu_name()]
+    assert machine_of(result.environment).startswith(f"first, then second, then {cpu_name()}, ")
+
+
+def test_other_threads_and_another_torch_are_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One processor throughout, so that its name does not tell."""
+    store = Store(tmp_path)
+    stop_after(monkeypatch, "write_bytes", 2)
+    with pytest.raises(StopNow):
+        run(dataclasses.replace(DEBA, threads=2), store)
+    elsewhere = run(dataclasses.replace(DEBA, threads=1), store)
+    assert elsewhere.environment["device_name"] == cpu_name()
+    assert re.findall(r"(\d) thread", machine_of(elsewhere.environment)) == ["2", "1"]
+    whole = run(CONFIG, store)
+    for one, other in ((whole, elsewhere), (elsewhere, whole), (elsewhere, elsewhere)):
+        assert not same_machine(one, other)
+    with pytest.raises(UsageError, match="is a run of one machine after another"):
+        compare_runs(elsewhere, elsewhere)
+
+
+def test_a_checkpoint_of_an_earlier_version_tells_the_devices_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, names in (("here", [cpu_name()]), ("there", ["first"])):
+        store = Store(tmp_path / folder)
+        with monkeypatch.context() as patch:
+            stop_after(patch, "write_bytes", 2)
+            with pytest.raises(StopNow):
+                run(DEBA, store)
+        path = store.root / DEBA.run_id() / "checkpoint.pt"
+        saved = torch.load(path, weights_only=True)
+        del saved["environments"]
+        torch.save({**saved, "device_names": names}, path)
+        told = run(DEBA, store).environment
+        assert ("machines" in told) == (names != [cpu_name()])
+        assert told["device_name"].split(", then ") == list(dict.fromkeys([*names, cpu_name()]))
 
 
 SEQUENCE = [16, 16, 24, 40, 16, 16]

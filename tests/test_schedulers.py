@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stability_probe.config import RunConfig, default_max_batch_size
+from stability_probe.config import RunConfig, largest_batch_size
 from stability_probe.errors import UsageError
+from stability_probe.metrics import noise_over_signal
 from stability_probe.records import EpochRecord, Evidence, NoiseScaleRecord
 from stability_probe.schedulers import (
     SCHEDULERS,
@@ -235,7 +236,15 @@ def test_make_scheduler_takes_window_and_bounds_from_the_run() -> None:
     ("samples", "batch", "expected"), [(50_000, 64, 2048), (1437, 16, 280), (40, 16, 16)]
 )
 def test_default_largest_batch_leaves_five_updates(samples: int, batch: int, expected: int) -> None:
-    assert default_max_batch_size(samples, batch) == expected
+    assert largest_batch_size(RunConfig(model="m", batch_size=batch), samples) == expected
+
+
+def test_no_batch_exceeds_the_samples_there_are() -> None:
+    config = RunConfig(
+        model="m", scheduler="timed", max_batch_size=512, scheduler_args={"cooldown": 1}
+    )
+    scheduler = make_scheduler(config, num_train=100)
+    assert max(path(scheduler, 12)) == largest_batch_size(config, 100) == 100
 
 
 @pytest.mark.parametrize(
@@ -452,6 +461,15 @@ def test_the_smoothed_noise_scale_is_a_ratio_of_means() -> None:
     trace = sum(w * t for w, (t, _) in zip(weights, draws, strict=True))
     sq_norm = sum(w * g for w, (_, g) in zip(weights, draws, strict=True))
     assert smoothed.noise_scale == pytest.approx(trace / sq_norm)
+
+
+@pytest.mark.parametrize("measured", [(0.0, 1.0), (1.0, 0.0), (-1.0, 1.0), (2.0, 0.5)])
+def test_the_smoothed_noise_scale_is_defined_where_one_measurement_is(
+    measured: tuple[float, float],
+) -> None:
+    smoothed = SmoothedNoise(0.0)
+    smoothed.add(noise(*measured))
+    assert smoothed.noise_scale == noise_over_signal(*measured)
 
 
 def test_the_batch_follows_the_noise_scale_both_ways() -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,10 +24,13 @@ from stability_probe.errors import MissingError, UsageError
 from stability_probe.executors import LocalProcesses, make_executor
 from stability_probe.plain import to_plain
 from stability_probe.progress import Quiet
+from stability_probe.ray_cluster import RayCluster
+from stability_probe.run import run
 from stability_probe.store import Store
 from stability_probe.sweep import (
     SweepRun,
     curve_path,
+    diverged,
     estimated_s,
     load_sweep,
     measure_curves,
@@ -355,11 +359,40 @@ def test_runs_share_a_curve_where_their_steps_are_alike(root: Path) -> None:
     # Where the data decides the size of the images, or the largest batch.
     assert not shared(base, data="mydata:make")
     assert not shared(dataclasses.replace(base, max_batch_size=None), limit=30)
+    assert not shared(dataclasses.replace(base, max_batch_size=64), limit=30)
+    large = dataclasses.replace(base, max_batch_size=2048)
+    assert not shared(large, data="fashion-mnist")
+    assert shared(large, seed=1)
 
 
 def test_the_curve_of_a_model_with_a_slash_in_its_name_is_one_file(tmp_path: Path) -> None:
     """Such as ``hf-hub:owner/name``."""
     assert curve_path(tmp_path, RunConfig(model="hf-hub:owner/name")).parent == tmp_path / "curves"
+
+
+def test_a_run_that_diverged_is_counted_and_named_apart(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        "[base]\n"
+        'model = "tests.tiny:plain"\ndata = "tests.tiny:blobs"\ndevice = "cpu"\n'
+        'epochs = 2\nwindow_epochs = 2\nchannels_last = "off"\n'
+        "[schedules]\nfixed = {}\nlost = {lr = 1e20}\n",
+    )
+    root, runs = tmp_path / "runs", load_sweep(file)
+    path = curve_path(root, runs[0].baseline)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(to_plain(make_curve([16], [100.0]))))
+    fixed, lost = (run(r.config, Store(root)) for r in runs)
+    assert (fixed.status, lost.status) == ("finished", "diverged")
+    assert diverged(runs, root) == [lost.run_id]
+    told = CliRunner().invoke(cli.probe, ["sweep", str(file), "-o", str(root)])
+    assert (told.exit_code, told.stdout.splitlines()) == (
+        0,
+        ["1 of 2 runs are finished", f"diverged: {lost.run_id}"],
+    )
+    told = CliRunner().invoke(cli.probe, ["sweep", str(file), "-o", str(root), "--json"])
+    answer = json.loads(told.stdout)
+    assert (answer["runs"], answer["failed"], answer["diverged"]) == (2, [], [lost.run_id])
 
 
 def test_a_failure_is_told_by_its_last_line_or_its_signal(root: Path) -> None:
@@ -478,6 +511,18 @@ def test_how_far_the_runs_are_is_told_while_they_run(root: Path) -> None:
     counts = [done for _, done, _ in progress.seen]
     assert counts == sorted(counts)
     assert any(0 < done < 400 for done in counts)
+
+
+@pytest.mark.parametrize(
+    ("device", "cards", "wanted"),
+    [("auto", 2, True), ("auto", 0, False), ("cuda", 0, True), ("cpu", 2, False)],
+)
+def test_ray_gives_a_card_to_a_run_that_would_take_one(
+    device: str, cards: int, wanted: bool
+) -> None:
+    cluster = RayCluster.__new__(RayCluster)  # without a cluster
+    cluster._ray = SimpleNamespace(cluster_resources=lambda: {"GPU": cards} if cards else {})
+    assert cluster._wants_card(make_config(0, device=device)) is wanted
 
 
 @pytest.mark.ray

@@ -58,6 +58,7 @@ class AdaptiveBatchCallback(TrainerCallback):  # type: ignore[misc, unused-ignor
         )
         self.adaptive: AdaptiveBatch | None = None
         """Made when training begins; its `record` is of the epoch that ended last."""
+        self._batch_size = self.sampler.global_batch_size
         self._batches = 0
         self._steps = 0
         self._planned = 0
@@ -111,13 +112,23 @@ class AdaptiveBatchCallback(TrainerCallback):  # type: ignore[misc, unused-ignor
         if left > 0:
             state.max_steps = state.global_step + math.ceil(left * self.sampler.num_updates)
 
+    def on_train_end(self, *_: Any, **kwargs: Any) -> None:
+        self._running.close()
+
     @property
     def _running(self) -> AdaptiveBatch:
         assert self.adaptive is not None
         return self.adaptive
 
     def _get_train_dataloader(self) -> DataLoader[Any]:
-        """The Trainer's own loader, over our batches, which are this process's already."""
+        """The Trainer's own loader, over our batches, which are this process's already.
+
+        A Trainer asks for it once, when training begins, and plans its steps by its length: where
+        it trains a second time, also after an error, the batch is the initial one again.
+        """
+        if self.adaptive is not None:
+            self.adaptive.close()
+        self.sampler.set_epoch(0, self._batch_size)
         own = self._make_loader()
         loader: DataLoader[Any] = DataLoader(
             own.dataset,

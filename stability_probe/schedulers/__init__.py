@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from stability_probe.config import RunConfig, default_max_batch_size
+from stability_probe.config import RunConfig, largest_batch_size
 from stability_probe.errors import UsageError, near
 from stability_probe.schedulers.adabatch import AdaBatch
 from stability_probe.schedulers.base import (
@@ -79,11 +79,10 @@ def make_scheduler(config: RunConfig, num_train: int) -> BatchScheduler:
         raise UsageError(f"{config.scheduler} follows its sequence; leave cooldown out")
     if sizes and sizes[0] != config.batch_size:
         raise UsageError(f"the sequence starts at batch {sizes[0]}; use -b {sizes[0]}")
-    maximum = config.max_batch_size or default_max_batch_size(num_train, config.batch_size)
     below = getattr(rule, "floor", "initial") == "minimum"
     limits = Limits(
         minimum=min(MIN_BATCH_SIZE, config.batch_size) if below else config.batch_size,
-        maximum=max(maximum, config.batch_size),
+        maximum=max(largest_batch_size(config, num_train), config.batch_size),
     )
     _check_sequence(sizes, limits)
     return BoundedScheduler(rule, limits, cooldown)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from stability_probe.errors import UsageError
-from stability_probe.metrics import relative_change
+from stability_probe.metrics import expected_sq_norm, relative_change
 from stability_probe.plain import from_plain, to_plain
 from stability_probe.records import EpochRecord, Evidence, NoiseScaleRecord
 from stability_probe.schedulers.base import Proposal, hold
@@ -192,8 +192,8 @@ class Deba:
         if batch_size == self._initial_batch or self._noise is None or not self._initial_batch:
             return 1.0
         signal, noise = max(0.0, self._noise.grad_sq_norm), max(0.0, self._noise.trace_sigma)
-        here = signal + noise / batch_size
-        return (signal + noise / self._initial_batch) / here if here else 1.0
+        here = expected_sq_norm(signal, noise, batch_size)
+        return expected_sq_norm(signal, noise, self._initial_batch) / here if here else 1.0
 
     def _decide(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stability_probe.errors import UsageError
+from stability_probe.metrics import noise_over_signal
 from stability_probe.records import EpochRecord, Evidence, NoiseScaleRecord
 from stability_probe.schedulers.base import Proposal, hold
 
@@ -44,8 +45,7 @@ class SmoothedNoise:
         """tr Σ / ‖G‖² in samples; None where undefined."""
         if self.trace_sigma is None or self.grad_sq_norm is None:
             return None
-        defined = self.grad_sq_norm > 0 and self.trace_sigma > 0
-        return self.trace_sigma / self.grad_sq_norm if defined else None
+        return noise_over_signal(self.trace_sigma, self.grad_sq_norm)
 
     def state_dict(self) -> dict[str, float]:
         return {"t": self._trace_sigma, "g": self._grad_sq_norm, "w": self._weight}
