@@ -50,7 +50,8 @@ def _elsewhere(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
 def assert_told_or_shown(command: str, seed: int, folders: pytest.TempPathFactory) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folders.mktemp("odd"))
-        assert fault_of(run_with_odd(command, seed)) is None
+        done = run_with_odd(command, seed)
+        assert fault_of(done, shows_the_rest=command == "runs") is None
 
 
 @pytest.mark.usefixtures("_elsewhere")

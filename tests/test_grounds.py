@@ -14,7 +14,7 @@ from predictor.examples import case_of, usable
 from predictor.features import FEATURES, make_cases
 from predictor.fitted import fitted_predictor
 from predictor.grounds import make_grounds
-from predictor.horizon import rows_for
+from predictor.recipe import rows_like
 from predictor.scores import load_held_out
 from stability_probe import metrics
 from tests.report_factories import probed
@@ -48,13 +48,13 @@ def test_the_distance_is_the_naive_one() -> None:
     nearest = make_grounds(c).neighbours[0]
     rows = [
         row
-        for row in usable(rows_for(load_corpus(), c.config["epochs"]))
+        for row in usable(rows_like(load_corpus(), None, c.config["epochs"]))
         if (row.model, row.data) == (nearest.model, nearest.data)
     ]
     mean = np.mean([case_of(row).features for row in rows], axis=0)
+    ends = fitted.known.feature_low, fitted.known.feature_high
     squares = [
-        ((m - o) / (high - low)) ** 2
-        for m, o, low, high in zip(mean, own, fitted.feature_low, fitted.feature_high, strict=True)
+        ((m - o) / (high - low)) ** 2 for m, o, low, high in zip(mean, own, *ends, strict=True)
     ]
     # The hand-made windows measured no noise, so that feature tells no distance.
     known = [square for square in squares if not math.isnan(square)]

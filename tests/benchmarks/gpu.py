@@ -149,7 +149,7 @@ def curve(time_of: Callable[[int], float], sizes: list[int]) -> dict[int, float]
         try:
             rates[size] = size / time_of(size)
         except RuntimeError as error:
-            if not rates or not is_out_of_memory(error, resolve_device("cuda")):
+            if not rates or not is_out_of_memory(error, torch.device("cuda")):
                 raise
             break
     return rates

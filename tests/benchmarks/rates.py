@@ -1,9 +1,9 @@
-"""What came of runs at another rate schedule beside the corpus's at a constant rate.
+"""What came of the corpus's runs at a decaying rate beside those at a constant rate.
 
-    python -m tests.benchmarks.rates data/sweeps/cosine-20.csv [--json]
+    python -m tests.benchmarks.rates [--json]
 
-Takes rows of `probe corpus build`. Each is set beside the shipped row of the same model, data, seed
-and schedule, cut to its length; rows without one are left out.
+Each row is set beside that of the same model, data, seed and schedule at a constant rate, cut to
+its length; rows without one are left out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,22 +20,23 @@ from predictor import bootstrap
 from predictor.corpus import CorpusRow, load_corpus
 from predictor.examples import finished, in_order, learned
 from predictor.horizon import can_be_cut, first_epochs
-from predictor.recipe import rows_of
 from predictor.scores import Score
 from stability_probe import metrics
 from stability_probe.limits import DEFAULT_LIMITS
 
 Pair = tuple[CorpusRow, CorpusRow]
-"""At another rate, and at a constant one."""
+"""At a decaying rate, and at a constant one."""
 
 
-def pairs_of(rows: Sequence[CorpusRow], shipped: Sequence[CorpusRow]) -> list[Pair]:
-    """Each row that both runs of finished beside the shipped one as long."""
-    known = {_key(r): r for r in rows_of(shipped, None) if can_be_cut(r) or r.arm == "larger"}
+def pairs_of(rows: Sequence[CorpusRow]) -> list[Pair]:
+    """Each row at a decaying rate, both runs of which finished, beside the one at a constant."""
+    known = {_key(r): r for r in rows if r.lr_schedule == "fixed"}
     pairs = []
     for row in in_order(r for r in rows if finished(r) and learned(r)):
         beside = known.get(_key(row))
-        if beside is None or beside.epochs < row.epochs:
+        if row.lr_schedule == "fixed" or beside is None or beside.epochs < row.epochs:
+            continue
+        if beside.epochs > row.epochs and not can_be_cut(beside):
             continue
         cut = beside if beside.epochs == row.epochs else first_epochs(beside, row.epochs)
         if finished(cut) and learned(cut):
@@ -58,9 +58,8 @@ def describe(pairs: Sequence[Pair]) -> dict[str, Any]:
             "lost": told(
                 [metrics.loses_accuracy(r.accuracy_delta_pp, DEFAULT_LIMITS) for r in rows]
             ),
-            "fixed_accuracy_pct": told([100 * r.fixed_accuracies[-1] for r in rows]),
         }
-        for name, rows in zip(("here", "constant"), zip(*pairs, strict=True), strict=True)
+        for name, rows in zip(("decaying", "constant"), zip(*pairs, strict=True), strict=True)
     }
     deltas = [a.accuracy_delta_pp - b.accuracy_delta_pp for a, b in pairs]
     return {"pairs": len(pairs), **sides, "difference_pp": told(deltas)}
@@ -68,26 +67,25 @@ def describe(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("rows", type=Path)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    pairs = pairs_of(load_corpus(args.rows), load_corpus())
-    found = {
-        arm: describe([p for p in pairs if p[0].arm == arm])
-        for arm in sorted({row.arm for row, _ in pairs})
-    }
+    groups: dict[tuple[str, int, str], list[Pair]] = {}
+    for pair in pairs_of(load_corpus()):
+        row = pair[0]
+        groups.setdefault((row.lr_schedule, row.epochs, row.arm), []).append(pair)
+    found = {" ".join(map(str, key)): describe(pairs) for key, pairs in sorted(groups.items())}
     if args.json:
         print(json.dumps(found, indent=2, default=asdict))
         return
-    print("arm    pairs rate        saved            points       lost fixed at  difference")
-    for arm, f in found.items():
-        for name in ("here", "constant"):
-            side = f[name]
+    print("rate, epochs, arm pairs rate      saved %          points             lost  difference")
+    for name, f in found.items():
+        for side in ("decaying", "constant"):
+            told, first = f[side], side == "decaying"
             print(
-                f"{arm:7}{f['pairs']:5} {name:9}{_words(side['saved_pct'], 0):>12}"
-                f"{_words(side['points'], 1, '+'):>18}{side['lost'].value:11.2f}"
-                f"{side['fixed_accuracy_pct'].value:9.1f}"
-                + (f"  {_words(f['difference_pp'], 1, '+')}" if name == "here" else "")
+                f"{name if first else '':18}{f['pairs'] if first else '':5} {side:10}"
+                f"{_words(told['saved_pct'], 0):15}  {_words(told['points'], 1, '+'):17}"
+                f"{told['lost'].value:6.2f}"
+                + (f"  {_words(f['difference_pp'], 1, '+')}" if first else "")
             )
 
 
