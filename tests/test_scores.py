@@ -30,7 +30,7 @@ SLOW = {"trees", "gaussian process", "selected"}
 @pytest.mark.parametrize("name", [s["name"] for s in STORED["scores"] if s["name"] not in SLOW])
 def test_a_refit_scores_as_stored(name: str) -> None:
     (stored,) = [s for s in STORED["scores"] if s["name"] == name]
-    examples = make_examples(usable(load_corpus()))
+    examples = make_examples(usable(rows_of(load_corpus(), None)))
     told = Refits((BASELINES | CANDIDATES)[name], examples).leave_one_out()
     saved = np.array([e.time_saved_pct for e in examples])
     delta = np.array([e.accuracy_delta_pp for e in examples])
