@@ -52,8 +52,8 @@ def predict_cases(
     for case in cases:
         silent = silent or unlike(case, fitted.known)
     if busy:  # which another try may change, and nothing else
-        also = f"{silent}; and the" if silent else "the"
-        silent = f"{also} machine was busy while the throughput was measured; run it again"
+        noise = "the machine was busy while the throughput was measured"
+        silent = f"{silent}; and {noise}" if silent else f"{noise}; run it again"
     return decide(
         told,
         fitted.intervals(told, cases),

@@ -9,6 +9,7 @@ from predictor import report_figures as figures
 from predictor.decide import ADAPT_PROBABILITY, KEEP_PROBABILITY
 from predictor.grounds import FeatureRange, Grounds, Neighbour
 from predictor.page import Fact, Part, Table
+from predictor.recipe import words_of
 from predictor.scores import HeldOut, Score
 from stability_probe.words import percent, signed
 
@@ -72,13 +73,13 @@ def neighbours_part(key: str, grounds: Grounds) -> Part:
 
 def held_out_part(key: str, held: HeldOut) -> Part:
     """How far predictions can be trusted, the same for every model."""
-    skill = "better" if held.brier.value < held.brier_of_base_rate.value else "no better"
+    trained = f"{words_of(held.recipe, 'optimizer')} and {words_of(held.recipe, 'lr_schedule')}"
     return Part(
         title="How far to trust a prediction",
         text=(
             f"The shipped corpus holds {held.num_rows} pairs of full runs of {held.num_models} "
-            f"models in {held.num_families} families. Each family was told by a predictor that "
-            f"never saw it; numbers in brackets are 90 % intervals over families.",
+            f"models in {held.num_families} families with {trained}. Each family was told by a "
+            f"predictor that never saw it; numbers in brackets are 90 % intervals over families.",
         ),
         facts=(
             Fact(
@@ -100,8 +101,8 @@ def held_out_part(key: str, held: HeldOut) -> Part:
             Fact(
                 name="who benefits (Brier score)",
                 value=f"{held.brier.value:.3f}",
-                meaning=f"{_ends(held.brier, '{:.3f}')}; {skill} than always telling the base "
-                f"rate, {held.brier_of_base_rate.value:.3f}; a benefit: {held.limits.words}",
+                meaning=f"{_ends(held.brier, '{:.3f}')}; of always telling the base rate "
+                f"{held.brier_of_base_rate.value:.3f}; a benefit: {held.limits.words}",
             ),
         ),
         figures=(figures.told_figure(key, held),),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from predictor.corpus import corpus_path
+from predictor.recipe import Recipe
 from stability_probe.errors import MissingError
 from stability_probe.limits import Limits
 from stability_probe.plain import from_plain
@@ -83,6 +84,8 @@ class HeldOut:
     chosen: str
     limits: Limits
     """What was taken for a benefit."""
+    recipe: Recipe
+    """Of the runs."""
     num_rows: int
     num_models: int
     num_families: int
@@ -111,6 +114,7 @@ def load_held_out(path: Path | None = None) -> HeldOut:
         return HeldOut(
             chosen=values["chosen"],
             limits=from_plain(Limits, values["limits"]),
+            recipe=from_plain(Recipe, values["recipe"]),
             num_rows=values["num_rows"],
             num_models=values["num_models"],
             num_families=values["num_families"],

@@ -14,7 +14,7 @@ from predictor.examples import case_of, usable
 from predictor.features import FEATURES, make_cases
 from predictor.fitted import fitted_predictor
 from predictor.grounds import make_grounds
-from predictor.recipe import rows_like, rows_of
+from predictor.recipe import recipe_of, rows_like, rows_of
 from predictor.scores import load_held_out
 from stability_probe import metrics
 from tests.report_factories import probed
@@ -122,6 +122,7 @@ def test_a_feature_outside_the_corpus_is_marked_where_a_verdict_is_refused() -> 
 def test_the_shipped_scores_are_of_the_predictor_that_is_used() -> None:
     held = load_held_out()
     assert held.chosen == "rehearsal"
+    assert held.recipe == recipe_of(vars(rows_of(load_corpus(), None)[0]))
     assert len(held.cases) == held.num_rows == len(usable(rows_of(load_corpus(), None)))
     errors = [abs(c.time_saved_told_pct - c.time_saved_pct) for c in held.cases]
     assert held.time_saved_mae.value == pytest.approx(np.mean(errors))
