@@ -35,7 +35,7 @@ from stability_probe.store import read_measured, write_json
 ROUNDS = 3
 """Memory formats are timed this many times, taking turns, so that a drift hits both alike."""
 MIN_ROUNDS, MAX_ROUNDS = 2, 5
-"""So often is a size timed, all sizes taking turns: few times where its timings agree, else many."""
+"""So often is a size timed, all sizes taking turns: seldom where its timings agree, else often."""
 SETTLED_SPREAD = 0.05
 """Timings agree when the largest exceeds the smallest by no more than this, of their median."""
 MIN_TIMING_S = 0.15
