@@ -506,15 +506,15 @@ def sweep(**options: Any) -> None:
     with watching(options) as progress:
         failed = run_sweep(planned, Path(options["output"]), executor, progress)
     lost = diverged(planned, Path(options["output"]))
-    finished = len(planned) - len(failed) - len(lost)
-    told = f"{finished} of {len(planned)} runs are finished"
+    total = len({run.config.run_id() for run in planned})  # those of a grid may coincide
+    told = f"{total - len(failed) - len(lost)} of {total} runs are finished"
     reasons = [f"diverged: {run_id}" for run_id in lost]
     reasons += [f"failed: {run_id}: {reason}" for run_id, reason in failed.items()]
     print_result(
         options["json"],
         lambda: {
             "schema_version": 1,
-            "runs": len(planned),
+            "runs": total,
             "failed": list(failed),
             "reasons": failed,
             "diverged": lost,

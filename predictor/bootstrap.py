@@ -67,13 +67,13 @@ def of_draws(values: NDArray[np.float64], families: NDArray[np.str_]) -> Score |
         return None
     known, tail = values[1:][~np.isnan(values[1:])], _tail(families)
     low, high = np.nan, np.nan
-    if len(known) and tail:
+    if len(known) and tail is not None:
         low, high = np.percentile(known, [100.0 * tail, 100.0 * (1.0 - tail)])
     return Score(value=float(values[0]), low=float(low), high=float(high))
 
 
-def _tail(families: NDArray[np.str_]) -> float:
-    """Share of the draws to leave out at either end.
+def _tail(families: NDArray[np.str_]) -> float | None:
+    """Share of the draws to leave out at either end; None for one family.
 
     Draws of few scatter less than their mean does, so the percentiles are moved outwards, to where
     Student's t has the level (expanded percentile interval: Hesterberg, Am. Stat. 69, 2015). As
@@ -82,7 +82,7 @@ def _tail(families: NDArray[np.str_]) -> float:
     counts = np.unique(families, return_counts=True)[1]
     number = counts.sum() ** 2 / (counts**2).sum()
     if len(counts) < 2:
-        return 0.0
+        return None
     quantile = t.ppf((1.0 + LEVEL) / 2.0, number - 1.0)
     return float(norm.cdf(-quantile * math.sqrt(number / (number - 1.0))))
 

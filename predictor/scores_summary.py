@@ -42,12 +42,14 @@ def evaluation_tables(e: Evaluation) -> Group:
         f"a benefit: {e.limits.words}\n"
         "families held out; [ ] 90 % bootstrap interval over families"
     )
-    chosen = (
-        f"* what probe predicts with; by the score on the other families {_picks(e)}\n"
-        "† of a prediction that is the same for all seeds of a model and data set, since\n"
-        f"seeds differ by twice as much; of the {e.floor.num_rows} rows that have another seed,\n"
-        f"where {e.chosen} has a Brier score of {_interval(e.brier_beside_floor, 3)}"
-    )
+    chosen = f"* what probe predicts with; by the score on the other families {_picks(e)}"
+    if e.floor.num_rows:
+        chosen += (
+            "\n† of a prediction that is the same for all seeds of a model and data set, since\n"
+            "seeds differ by twice as much; of the "
+            f"{e.floor.num_rows} rows that have another seed,\n"
+            f"where {e.chosen} has a Brier score of {_interval(e.brier_beside_floor, 3)}"
+        )
     parts: list[RenderableType] = [
         Text(head),
         _verdict_table(e),
@@ -156,7 +158,8 @@ def _is_table(part: RenderableType) -> bool:
 
 def _verdict_table(e: Evaluation) -> Table:
     rows = [(_name(s, e), _interval(s.brier, 3), _interval(s.log_loss), *_two(s)) for s in e.scores]
-    rows.append((_FLOOR, _interval(e.floor.brier, 3), "", "", ""))
+    if e.floor.num_rows:
+        rows.append((_FLOOR, _interval(e.floor.brier, 3), "", "", ""))
     return _table(("benefit", "Brier", "log loss", "balanced %", "abstained %"), rows)
 
 
@@ -176,7 +179,8 @@ def _outcome_table(e: Evaluation) -> Table:
         for s in e.scores
     ]
     least = (_interval(s, 1) for s in (e.floor.time_saved_mae, e.floor.accuracy_delta_mae))
-    rows.append((_FLOOR, next(least), "", next(least), ""))
+    if e.floor.num_rows:
+        rows.append((_FLOOR, next(least), "", next(least), ""))
     return _table(("error", "time, points", "covered", "accuracy", "covered"), rows)
 
 

@@ -118,8 +118,8 @@ def describe(chosen: Refits, recipe: Recipe, *, verdicts: bool) -> str:
     if verdicts and only_verdict(chosen) and (share := _share_of_benefits(chosen)):
         low, mean, high = (round(100 * s) for s in (share.low, share.value, share.high))
         benefited = f"; {mean} % of those with headroom benefited ({low} to {high}); "
-    lengths = {e.case.epochs for e in examples}
-    over = f" over {min(lengths)} epochs" if len(lengths) == 1 else ""
+    few, many = (end(e.case.epochs for e in examples) for end in (min, max))
+    over = f" over {few if few == many else f'{few} to {many}'} epochs"
     over = f",{over} at {words_of(recipe, 'lr_schedule')}"
     return (
         f"{len(examples)} paired full runs of {len({e.model for e in examples})} models in "

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from stability_probe.errors import UsageError
-from stability_probe.launch import mark_as_leaders, processes
+from stability_probe.launch import mark_as_leaders, note_joined, processes
 
 T = TypeVar("T")
 
@@ -104,6 +104,7 @@ def joined(device: str) -> Iterator[World]:
             )
         torch.cuda.set_device(mine)
     dist.init_process_group("nccl" if on_cuda else "gloo")
+    note_joined()
     try:
         yield current_world()
     finally:

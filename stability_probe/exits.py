@@ -16,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 from stability_probe.errors import ProbeError, near
-from stability_probe.launch import follows, is_leaders, lost_another, processes, rank
+from stability_probe.launch import follows, is_common, lost_another, processes, rank
 from stability_probe.memory import lacks_memory
 from stability_probe.settings import OutputFile, misspelt_variables, shown_settings
 from stability_probe.user_code import late_imports
@@ -82,8 +82,7 @@ class Command(click.Command):
             cause: BaseException = error
         except (Exception, SystemExit) as error:
             message, code, cause = *explain(error), error
-        common = isinstance(cause, KeyboardInterrupt) or is_leaders(cause) or lost_another(cause)
-        complain(message, cause if verbose else None, common=common)
+        complain(message, cause if verbose else None, common=is_common(cause))
         ctx.exit(code)
 
 

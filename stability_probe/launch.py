@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 
+from stability_probe.errors import DivergedError
+
 _LEADERS = "_stability_probe_of_leader"
 _LOST = ("connection closed by peer", "connection reset by peer", "ncclremoteerror")
 """Words of Gloo and NCCL."""
+_joined = False
 
 
 def processes() -> int:
@@ -16,7 +19,7 @@ def processes() -> int:
 
 
 def follows() -> bool:
-    """Whether this process is one of several and not the first, which alone speaks."""
+    """Whether this process is one of several and not the first, which speaks for all."""
     return processes() > 1 and rank() != 0
 
 
@@ -33,6 +36,19 @@ def mark_as_leaders(error: Exception) -> None:
 def is_leaders(error: BaseException) -> bool:
     """Whether the first process tells of an error that was raised in this one."""
     return _LEADERS in error.__dict__
+
+
+def note_joined() -> None:
+    """From here on the processes work together; what failed before, such as an option that no run
+    can have, failed in all of them."""
+    global _joined
+    _joined = True
+
+
+def is_common(error: BaseException) -> bool:
+    """Whether the first process tells of an error for all: it met every process, or the first."""
+    of_all = isinstance(error, (KeyboardInterrupt, DivergedError)) or not _joined
+    return of_all or is_leaders(error) or lost_another(error)
 
 
 def lost_another(error: BaseException) -> bool:

@@ -384,6 +384,8 @@ def _stored_summary(path: Path) -> RunSummary | None:
         values = read_json(path / "summary.json")
         if values.pop("result_bytes") != (path / "result.json").stat().st_size:
             return None
+        if not {"last_batch_size", "is_window"} <= values.keys():
+            return None  # written before they were kept
         return from_plain(RunSummary, values)
     except (MissingError, OSError, TypeError, KeyError):
         return None

@@ -78,10 +78,12 @@ def late_imports() -> Iterator[None]:
     """For a whole command: what the user's code imports only as it runs is found beside it, but
     no file there hides a library."""
     sys.path.append("")
+    last = sys.path[-1]
     try:
         yield
     finally:
-        sys.path.remove("")
+        # Not by its value, which a notebook has at the front as well.
+        del sys.path[max(i for i, path in enumerate(sys.path) if path == last)]
 
 
 def one_line(error: BaseException) -> str:

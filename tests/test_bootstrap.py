@@ -64,3 +64,13 @@ def test_one_family_shows_no_spread() -> None:
     assert got.value == 3.5
     assert math.isnan(got.low)
     assert math.isnan(got.high)
+
+
+def test_of_very_unequal_families_every_draw_counts() -> None:
+    """One is worth no more than itself: the ends are those of the draws."""
+    values = np.arange(42.0)
+    drawn = draw(["a"] * 40 + ["b", "c"])
+    got = mean_score(values, drawn)
+    assert got is not None
+    means = (drawn.weights @ values) / drawn.weights.sum(axis=1)
+    assert (got.low, got.high) == (means.min(), means.max())

@@ -386,6 +386,18 @@ def test_few_seeds_do_not_prove_that_accuracy_is_kept(
     assert (choice.arm.name if choice.arm else None) == (None if kind == "keep" else "fixed x8")
 
 
+def test_arms_that_are_slower_are_none_to_choose_from() -> None:
+    """Else the more of them there were, the surer the one that is faster would have to be."""
+
+    def outcome(arm: Arm, seed: int) -> tuple[float, float]:
+        faster = arm.name == "fixed x8"
+        share = 0.3 if faster else 1.0 if arm.name in ("fixed", AGAIN) else 2.0
+        lost = 0.002 * (seed - 1) / 2 if faster else 0.0
+        return 100 * share * (1 + 0.001 * jitter(seed, arm)), 0.8 - lost
+
+    assert choose(compare_study(*all_arms(outcome), CURVE)).kind == "use"
+
+
 def test_of_many_arms_the_luckiest_is_not_taken_for_safe() -> None:
     """All arms truly lose as much as is allowed, so that to use one is wrong every second time at
     least: it is said in 5 % of the studies at most. Each by its own interval: in 49 %."""

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 import cli
 from stability_probe.config import RunConfig
 from stability_probe.distributed import World, joined
-from stability_probe.errors import RunError, UsageError
+from stability_probe.errors import DivergedError, RunError, UsageError
 from stability_probe.exits import complain, explain
-from stability_probe.launch import is_leaders, lost_another
+from stability_probe.launch import is_common, is_leaders
 from stability_probe.order import epoch_batches
 from stability_probe.records import RunResult
 from stability_probe.run import run
@@ -259,8 +259,15 @@ def test_a_follower_is_silent_on_what_the_leader_tells_only(
     lost = RuntimeError("[tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:1948")
     assert explain(lost) == ("another process of the run ended; it says why", 3)
     for error, told in ((caught.value, ""), (lost, ""), (RunError("x"), "probe: process 1: x\n")):
-        complain(explain(error)[0], common=is_leaders(error) or lost_another(error))
+        monkeypatch.setattr("stability_probe.launch._joined", True)
+        complain(explain(error)[0], common=is_common(error))
         assert capsys.readouterr().err == told
+        # What fails before the processes work together fails in each.
+        monkeypatch.setattr("stability_probe.launch._joined", False)
+        assert is_common(error)
+    monkeypatch.setattr("stability_probe.launch._joined", True)
+    assert is_common(DivergedError(1)), "all see the same loss"
+    assert not is_common(RunError("x"))
 
 
 def test_more_processes_than_cards_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

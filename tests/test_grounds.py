@@ -74,6 +74,18 @@ def test_the_nearest_come_first_and_all_are_there() -> None:
     assert sum(n.seeds for n in found) == len(rows)
 
 
+def test_neighbours_are_of_its_own_recipe() -> None:
+    c = probed()
+    known = next(row for row in load_corpus() if row.lr_schedule == "cosine")
+    recipe = dataclasses.asdict(recipe_of(vars(known)))
+    cosine = dataclasses.replace(c, config={**c.config, **recipe, "epochs": known.epochs})
+    found = make_grounds(cosine)
+    rows = usable(rows_like(load_corpus(), recipe_of(cosine.config), known.epochs))
+    assert {row.lr_schedule for row in rows} == {"cosine"}
+    assert sum(n.seeds for n in found.neighbours) == len(rows)
+    assert found.fitted.recipe.lr_schedule == "cosine"
+
+
 def test_a_row_of_the_corpus_is_nearest_to_itself() -> None:
     row = usable(rows_of(load_corpus(), None))[0]
     c = probed()

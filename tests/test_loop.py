@@ -184,6 +184,7 @@ def test_evaluation_is_the_plain_mean_and_changes_nothing() -> None:
     assert loss == pytest.approx(F.cross_entropy(logits, dataset.test_labels).item(), rel=1e-5)
     hits = (logits.argmax(1) == dataset.test_labels).float().mean().item()
     assert accuracy == pytest.approx(hits)
+    assert accuracy == round(300 * accuracy) / 300, "a quotient of whole numbers, to the bit"
     assert all(torch.equal(v, before[k]) for k, v in state.model.state_dict().items())
 
 

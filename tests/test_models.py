@@ -22,6 +22,7 @@ from stability_probe.models import (
     num_params,
     suggest,
 )
+from stability_probe.user_code import late_imports
 
 SHAPE = {"num_classes": 10, "img_size": 32}
 
@@ -493,3 +494,14 @@ def test_multiply_adds_where_a_parameter_is_an_input() -> None:
     net = _Queries()
     assert model_size(net, img_size=6).num_macs == 3 * 5
     assert [p.requires_grad for p in net.parameters()] == [True, False, True, True]
+
+
+def test_the_path_of_imports_is_as_before_whatever_it_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a notebook the working directory comes first already."""
+    before = ["", *sys.path]
+    monkeypatch.setattr(sys, "path", list(before))
+    with late_imports():
+        assert sys.path == [*before, ""]
+    assert sys.path == before

@@ -21,6 +21,7 @@ from stability_probe.paired import (
     mean_interval,
     same_machine,
     t_test,
+    whole_environment,
 )
 from tests.predictor_factories import make_run
 
@@ -117,6 +118,15 @@ def test_seconds_of_two_machines_are_not_compared(
         compare_runs(fixed, moved)
     assert machine_of(moved.environment) in str(caught.value)
     assert machine_of(environment) in str(caught.value)
+
+
+def test_seconds_of_a_run_on_several_machines_compare_with_none() -> None:
+    """Not even with those of a run on the same: which epochs ran where is not known."""
+    stretches = [ON_CPU, {**ON_CPU, "torch": "9"}]
+    both = [dataclasses.replace(r, environment=whole_environment(stretches)) for r in pair()]  # type: ignore[type-var]
+    assert not same_machine(both[0], both[1])
+    with pytest.raises(UsageError, match="a run of one machine after another"):
+        compare_runs(both[0], both[1])
 
 
 @given(values, values)

@@ -197,7 +197,7 @@ def test_the_sentence_has_the_counts() -> None:
     case = dataclasses.replace(refits.examples[0].case, epochs=5)
     mixed = [dataclasses.replace(refits.examples[0], case=case), *refits.examples[1:]]
     of_two = describe(Refits(BaseRate(), mixed), RECIPE, verdicts=False)
-    assert "3 families, at a fixed learning rate, 75 % with a benefit; families held" in of_two
+    assert "3 families, over 4 to 5 epochs at a fixed learning rate, 75 % with a" in of_two
     slower = [dataclasses.replace(e, measured_saved_pct=-500.0) for e in refits.examples]
     by_curve = describe(Refits(BaseRate(), slower), RECIPE, verdicts=False)
     assert by_curve.rsplit(" time saved ", 1)[1] == "529.2 points, 14.6 by the throughput curve"

@@ -393,6 +393,10 @@ def test_a_run_that_diverged_is_counted_and_named_apart(tmp_path: Path) -> None:
     told = CliRunner().invoke(cli.probe, ["sweep", str(file), "-o", str(root), "--json"])
     answer = json.loads(told.stdout)
     assert (answer["runs"], answer["failed"], answer["diverged"]) == (2, [], [lost.run_id])
+    # Two combinations that are one run are one.
+    file.write_text(file.read_text() + "again = {lr = 1e20}\n")
+    told = CliRunner().invoke(cli.probe, ["sweep", str(file), "-o", str(root)])
+    assert told.stdout.splitlines()[0] == "1 of 2 runs are finished"
 
 
 def test_a_failure_is_told_by_its_last_line_or_its_signal(root: Path) -> None:
