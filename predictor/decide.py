@@ -138,10 +138,10 @@ def larger_fixed_batch(
         saved = metrics.saved_pct(base, point.samples_per_s)
         if point.batch_size > case.batch_size and saved >= time_saved_pct:
             told = "what it does to accuracy was not measured"
-            most = known.factor * case.batch_size if known else 0
-            if known and point.batch_size <= most:
-                own = "" if point.batch_size == most else f"{told}; "
-                told = own + known.words(limits)
+            factor = point.batch_size / case.batch_size
+            if known is not None and factor <= known.factor:
+                words = known.words(limits)
+                told = words if factor == known.factor else f"{told}; {words}"
             return (
                 f"a plain fixed batch of {point.batch_size} would save {saved:.0f} % on this "
                 f"device; {told}"

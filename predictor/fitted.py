@@ -186,20 +186,21 @@ def _fit(
     if not isinstance(model, ConstantHarm) or model.paths.paths:
         raise TypeError(f"a stored fit cannot hold {CHOSEN}")
     widths, without_skill = half_widths(refits), no_skill(refits)
+    made_of = recipe_of(vars(rows[0]))
     return FittedPredictor(
         key="",
         limits=limits,
-        recipe=recipe_of(vars(rows[0])),
+        recipe=made_of,
         run_epochs=(min(r.epochs for r in rows), max(r.epochs for r in rows)),
         harm_rate=model.harm_rate,
         mean_delta_pp=model.mean_delta_pp,
         time_saved_half_width=widths["time_saved_pct"],
         accuracy_delta_half_width=widths["accuracy_delta_pp"],
         known=case_range([e.case for e in examples]),
-        recipes=known_recipes(usable(loaded)),
+        recipes=known_recipes(loaded),
         no_skill=without_skill,
         only_verdict=only_verdict(refits),
-        basis=describe(refits, recipe_of(vars(rows[0])), verdicts=without_skill is None),
+        basis=describe(refits, made_of, verdicts=without_skill is None),
         larger=larger_batch(speaking, limits),
         models=known_models(rows, limits),
     )

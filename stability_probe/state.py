@@ -92,10 +92,13 @@ def make_state(config: RunConfig, dataset: Dataset, world: World | None = None) 
     memory_format = torch.channels_last if config.channels_last == "on" else torch.contiguous_format
     model = model.to(device).to(memory_format=memory_format)
     learning_rate(config, 1, config.batch_size)
-    wrapped = world.wrap(model, may_skip=is_own_model(config.model))
     return TrainState(
         model=model,
-        forward=compile_model(model) if config.compile else wrapped,
+        forward=(
+            compile_model(model)
+            if config.compile
+            else world.wrap(model, may_skip=is_own_model(config.model))
+        ),
         world=world,
         optimizer=make_optimizer(model, config),
         scheduler=make_scheduler(config, len(dataset.train_labels)),

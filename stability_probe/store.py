@@ -52,7 +52,7 @@ class RunSummary:
     final_accuracy: float | None
     time_s: float
     last_batch_size: int | None = None
-    """None before the first epoch, and in summaries that were written before it was kept."""
+    """None before the first epoch."""
     is_window: bool = False
     """The short fixed run of a probe."""
 

@@ -68,7 +68,9 @@ def test_the_tutorial_can_be_typed(typed: Path) -> None:
     assert "predicted" in told[1]
     assert len(told[2].splitlines()) == 1 + 3 + 6  # three windows, three pairs
     assert "3 added, 3 rows in" in told[4]
-    assert "number of parameters lies below" not in " ".join(told[5].split())
+    # Rows of a busy machine do not count, and it says so: then the size is a reason still.
+    if "none whose throughput a busy machine measured" not in " ".join(told[4].split()):
+        assert "number of parameters lies below" not in " ".join(told[5].split())
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.stem)
