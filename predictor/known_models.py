@@ -79,7 +79,8 @@ def measured_before(
 ) -> str | None:
     """What is known of this model at its recipe, rate and batch, in words; None where nothing is.
 
-    On its own data set, or on all others where that one was not measured.
+    On its own data set, or on all others where that one was not measured: they tell little of it
+    (`python -m tests.benchmarks.another_run`), and the words say so.
     """
     own = recipe_of(c.config)
     alike = [
@@ -90,7 +91,9 @@ def measured_before(
         and (k.recipe, k.batch_size) == (own, c.config["batch_size"])
         and math.isclose(k.lr, c.config["lr"], rel_tol=1e-5)
     ]
-    told = [k for k in alike if k.data == c.config["data"]] or alike
-    if not told:
+    same = [k for k in alike if k.data == c.config["data"]]
+    if not alike:
         return None
-    return f"DEBA changed this model's accuracy by {'; '.join(k.words(limits) for k in told)}"
+    told = "; ".join(k.words(limits) for k in same or alike)
+    of_others = "" if same else ", which says little of other data"
+    return f"DEBA changed this model's accuracy by {told}{of_others}"

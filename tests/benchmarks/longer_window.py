@@ -66,7 +66,9 @@ def known_after(
     }
 
 
-def rank_with_change(known: Known, examples: Sequence[Example], data: Sequence[str]) -> Score | None:
+def rank_with_change(
+    known: Known, examples: Sequence[Example], data: Sequence[str]
+) -> Score | None:
     """Spearman's correlation with the change of accuracy, mean over data sets."""
     change, sets = np.array([e.mean_end_delta_pp for e in examples]), np.array(data)
 
