@@ -260,9 +260,7 @@ def plot(**options: Any) -> None:
     root, figures = Path(options["output"]), Path(options["figures"])
     drawn = load_drawable(options["stored"], root, figures)
     names = [str(file) for file in write_plots(drawn, root, figures, options["format"])]
-    print_result(
-        options["json"], lambda: {"schema_version": 1, "files": names}, lambda: "\n".join(names)
-    )
+    print_result(options["json"], lambda: {"files": names}, lambda: "\n".join(names))
 
 
 @probe.command(params=[REPORTED, REPORT_OUT, RUNS, *COMMON])
@@ -280,7 +278,7 @@ def report(**options: Any) -> None:
     ranked = [{"model": s.title, "kind": s.kind, "answer": s.verdict.words} for s in page.sections]
     print_result(
         options["json"],
-        lambda: {"schema_version": 1, "file": str(path), "ranked": ranked},
+        lambda: {"file": str(path), "ranked": ranked},
         lambda: str(path),
     )
 
@@ -351,7 +349,6 @@ def export(**options: Any) -> None:
     print_result(
         options["json"],
         lambda: {
-            "schema_version": 1,
             "run_id": result.run_id,
             "to": options["to"],
             "content": exported.text,
@@ -395,9 +392,7 @@ def models(**options: Any) -> None:
     if not names:
         alike = suggest(options["pattern"]) or ["probe models without a pattern, which lists all"]
         raise UsageError(f"no model like {options['pattern']!r}; use {' or '.join(alike)}")
-    print_result(
-        options["json"], lambda: {"schema_version": 1, "models": names}, lambda: "\n".join(names)
-    )
+    print_result(options["json"], lambda: {"models": names}, lambda: "\n".join(names))
 
 
 @probe.command(params=[DATA_DIR, *COMMON])
@@ -413,7 +408,7 @@ def data(**options: Any) -> None:
     places = data_places(options["data_dir"])
     print_result(
         options["json"],
-        lambda: {"schema_version": 1, "data": places},
+        lambda: {"data": places},
         lambda: machine_summary.places_table(places),
     )
 
@@ -436,7 +431,7 @@ def schedulers(**options: Any) -> None:
         raise UsageError(f"no schedule like {options['pattern']!r}; use {known}")
     print_result(
         options["json"],
-        lambda: {"schema_version": 1, "schedulers": to_plain(found)},
+        lambda: {"schedulers": to_plain(found)},
         lambda: machine_summary.schedules_table(found),
     )
 
@@ -455,7 +450,7 @@ def doctor(**options: Any) -> None:
     found = examine(Path(options["output"]), options["data_dir"])
     print_result(
         options["json"],
-        lambda: {"schema_version": 1, **to_plain(found)},
+        lambda: to_plain(found),
         lambda: machine_summary.examination_text(found),
     )
     if found.problems:
@@ -488,7 +483,7 @@ def sweep(**options: Any) -> None:
     from predictor.build import keep_known_curves, without_known
     from predictor.corpus import load_corpus
     from stability_probe.executors import make_executor
-    from stability_probe.sweep import diverged, load_sweep, run_sweep
+    from stability_probe.sweep import diverged, load_sweep, num_runs, run_sweep
     from stability_probe.terminal import print_result, watching
 
     asked = planned = load_sweep(Path(options["sweep"]))
@@ -506,14 +501,13 @@ def sweep(**options: Any) -> None:
     with watching(options) as progress:
         failed = run_sweep(planned, Path(options["output"]), executor, progress)
     lost = diverged(planned, Path(options["output"]))
-    total = len({run.config.run_id() for run in planned})  # those of a grid may coincide
+    total = num_runs(planned)
     told = f"{total - len(failed) - len(lost)} of {total} runs are finished"
     reasons = [f"diverged: {run_id}" for run_id in lost]
     reasons += [f"failed: {run_id}: {reason}" for run_id, reason in failed.items()]
     print_result(
         options["json"],
         lambda: {
-            "schema_version": 1,
             "runs": total,
             "failed": list(failed),
             "reasons": failed,
@@ -527,12 +521,13 @@ def sweep(**options: Any) -> None:
 
 def _show_plan(planned: list[SweepRun], options: dict[str, Any]) -> None:
     """What a sweep would do, and about how long it would take."""
-    from stability_probe.sweep import estimated_s, num_done
+    from stability_probe.sweep import estimated_s, num_done, num_runs
     from stability_probe.terminal import format_duration, print_result
 
     root = Path(options["output"])
-    done, (seconds, unknown) = num_done(planned, root), estimated_s(planned, root)
-    lines = [f"{len(planned)} runs: {done} done, {len(planned) - done} to do"]
+    total, done = num_runs(planned), num_done(planned, root)
+    seconds, unknown = estimated_s(planned, root)
+    lines = [f"{total} runs: {done} done, {total - done} to do"]
     if seconds:
         lines[0] += f", at most {format_duration(seconds / options['jobs'])}"
     if unknown:
@@ -540,8 +535,7 @@ def _show_plan(planned: list[SweepRun], options: dict[str, Any]) -> None:
     print_result(
         options["json"],
         lambda: {
-            "schema_version": 1,
-            "runs": len(planned),
+            "runs": total,
             "done": done,
             "estimated_s": seconds / options["jobs"],
             "unknown_models": unknown,
@@ -584,7 +578,6 @@ def build(**options: Any) -> None:
     print_result(
         options["json"],
         lambda: {
-            "schema_version": 1,
             "built": len(rows),
             "busy": busy,
             "rows": len(together),
@@ -615,7 +608,7 @@ def check(**options: Any) -> None:
     )
     print_result(
         options["json"],
-        lambda: {"schema_version": 1, **to_plain(found)},
+        lambda: to_plain(found),
         lambda: "\n".join([told, *found.problems]),
     )
     if found.problems:
@@ -646,7 +639,6 @@ def add(**options: Any) -> None:
     print_result(
         options["json"],
         lambda: {
-            "schema_version": 1,
             "added": len(added),
             "rows": len(rows),
             "counted": counted,

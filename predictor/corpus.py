@@ -332,7 +332,7 @@ def format_corpus(rows: Iterable[CorpusRow]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(names)
-    for row in sorted(rows, key=lambda r: (r.family, r.model, r.data, r.arm, r.seed)):
+    for row in sorted(rows, key=lambda r: (r.family, r.model, r.data, r.arm, r.seed, *r.pair_id)):
         writer.writerow([format_cell(getattr(row, name)) for name in names])
     return buffer.getvalue()
 

@@ -26,8 +26,11 @@ def too_little_headroom(case: Case, limits: Limits) -> str | None:
     1 − 1 / headroom of the time, and no batch sequence saves more.
     """
     if len(case.curve.points) == 1:
-        why = case.curve.stopped_by or f"no batch may be larger than {case.max_batch_size}"
-        return f"{why}, so that no schedule can grow beyond {case.batch_size}"
+        if case.curve.stopped_by:
+            return (
+                f"{case.curve.stopped_by}, so that a larger batch runs in parts and saves no time"
+            )
+        return f"no batch may be larger than {case.max_batch_size}, so that no schedule can grow"
     most = most_saved_pct(case)
     if most >= limits.min_time_saved_pct:
         return None

@@ -52,9 +52,11 @@ class ModelOutcome:
 
 
 def compare_arms(rows: Sequence[CorpusRow], limits: Limits = DEFAULT_LIMITS) -> tuple[Arm, ...]:
-    """Each schedule of the corpus over all its rows whose fixed run finished and learned, and DEBA
-    beside it; that a schedule diverged is an outcome, and counts."""
-    done = in_order(r for r in rows if r.fixed_status == "finished" and learned(r))
+    """Each schedule of the corpus over all its rows with a quiet machine's curve whose fixed run
+    finished and learned, and DEBA beside it; that a schedule diverged is an outcome, and counts."""
+    done = in_order(
+        r for r in rows if r.fixed_status == "finished" and learned(r) and not r.curve_busy
+    )
     deba = {r.fixed_run_id: r for r in usable(done)}
     names = sorted({r.arm for r in done}, key=lambda n: (n != "deba", n))
     return tuple(_arm(n, [r for r in done if r.arm == n], deba, limits) for n in names)

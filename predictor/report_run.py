@@ -24,6 +24,7 @@ from stability_probe.errors import MissingError
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.paired import compare_runs, machine_of, same_machine
 from stability_probe.records import Comparison, EpochRecord, RunResult
+from stability_probe.run_summary import split_epochs
 from stability_probe.store import read_characterization
 from stability_probe.stored import Probed, fixed_twin
 from stability_probe.words import percent
@@ -171,8 +172,7 @@ def _facts(run: RunResult, pair: Comparison | None) -> tuple[Fact, ...]:
 
 def _notes(run: RunResult, probed: Probed | None) -> tuple[str, ...]:
     notes = []
-    split = [e for e in run.epochs if e.micro_batch_size < e.batch_size]
-    if split:
+    if split := split_epochs(run):
         notes.append(f"From epoch {split[0].epoch} on, memory forced batches to run in parts.")
     if probed and run.config["scheduler"] != "fixed" and not _spoken_of(run):
         notes.append(

@@ -10,15 +10,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from predictor.corpus import END_EPOCHS
 from predictor.evaluate import CandidateScores, Evaluation
 from predictor.recipe import words_of
 from predictor.refit import Refit, Skill
 from predictor.scores import Score
 from predictor.stability_scores import WINDOWS, ScoreFormula
-from predictor.variance import AVERAGED_EPOCHS
 from stability_probe.plain import to_plain
 from stability_probe.records import MeanStd
-from stability_probe.run_summary import SCHEMA_VERSION
 
 _SHOWN_WINDOW = 4
 _FLOOR = "least possible †"
@@ -26,7 +25,7 @@ _FLOOR = "least possible †"
 
 def evaluation_json(e: Evaluation) -> dict[str, Any]:
     """The object that `probe evaluate --json` prints."""
-    return {"schema_version": SCHEMA_VERSION, **_bounded(to_plain(e), "cases")}
+    return _bounded(to_plain(e), "cases")
 
 
 def evaluation_tables(e: Evaluation) -> Group:
@@ -90,7 +89,7 @@ def evaluation_tables(e: Evaluation) -> Group:
 
 def refit_json(r: Refit) -> dict[str, Any]:
     """The object that `probe fit --json` prints."""
-    return {"schema_version": SCHEMA_VERSION, **_bounded(to_plain(r), "own")}
+    return _bounded(to_plain(r), "own")
 
 
 def refit_tables(r: Refit) -> Group:
@@ -268,7 +267,7 @@ def _harm_table(e: Evaluation) -> Table:
     )
     beyond = (_signed(s) for s in (e.harm.beyond_luck, e.harm.beyond_luck_averaged))
     lost = f"more than {e.limits.max_accuracy_loss_pp:g} points lost"
-    columns = (lost, "last epoch", f"mean of last {AVERAGED_EPOCHS}")
+    columns = (lost, "last epoch", f"mean of last {END_EPOCHS}")
     told = [(name, *map(_interval, shares)) for name, *shares in rows]
     return _table(columns, [*told, ("DEBA minus another seed, of rows with both", *beyond)])
 

@@ -20,7 +20,6 @@ from stability_probe.limits import DEFAULT_LIMITS
 from stability_probe.plain import to_plain
 from stability_probe.probe_summary import measured_table, over_seeds
 from stability_probe.records import Characterization, Comparison, Prediction, Validation
-from stability_probe.run_summary import SCHEMA_VERSION
 from stability_probe.words import interval_words, signed
 
 VERDICTS = {
@@ -44,7 +43,6 @@ def characterization_json(
     noise = [m.noise_scale for m in c.metrics if m.noise_scale is not None]
     run_s = full_run_s(c)
     return {
-        "schema_version": SCHEMA_VERSION,
         **{n: c.config[n] for n in ("model", "data")},
         "device": c.device,
         **{n: c.config[n] for n in ("precision", "batch_size", "window_epochs", "epochs")},
@@ -116,7 +114,6 @@ def told_intervals(p: Prediction) -> tuple[str, str]:
 def validation_json(v: Validation) -> dict[str, Any]:
     """The object that `probe validate --json` prints."""
     return {
-        "schema_version": SCHEMA_VERSION,
         **{n: v.config[n] for n in ("model", "data", "batch_size", "epochs")},
         "seeds": list(v.seeds),
         "prediction": to_plain(v.prediction),

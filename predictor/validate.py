@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from predictor.corpus import CORPUS_READING
 from predictor.judge import judge
 from predictor.prediction import predict
-from stability_probe.config import RunConfig
+from stability_probe.config import RunConfig, run_ids
 from stability_probe.errors import RunError
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.paired import compare_runs, require_machine
@@ -25,34 +24,30 @@ def validate(
     *,
     seeds: Sequence[int],
     store: Store,
-    scheduler: str = "deba",
-    scheduler_args: Mapping[str, Any] | None = None,
     limits: Limits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> Validation:
     """Characterize and predict, then measure: fixed and adaptive full runs, paired by seed.
 
     The prediction is made before any full run starts, and without rows of these very runs, where
-    they were added to the user's. The schedule is by default the one that the corpus was measured
-    with, of which alone it speaks. Runs already in the store are used, not repeated. Raises
+    they were added to the user's. The schedule is the one that the corpus was measured with, of
+    which alone it speaks. Runs already in the store are used, not repeated. Raises
     `RunError` when a run diverged, so that there is nothing to compare, and `UsageError` when a
     stored one is of another machine than the prediction speaks of.
     """
     progress = progress or Quiet()
-    if scheduler_args is None:
-        scheduler_args = CORPUS_READING if scheduler == "deba" else {}
-    arguments = dict(scheduler_args)
     c = characterize(config, seeds=seeds, store=store, progress=progress)
     resolved = RunConfig.from_dict(c.config)
     baselines = [dataclasses.replace(resolved, seed=seed) for seed in seeds]
-    prediction = predict(c, limits=limits, without={fixed.run_id() for fixed in baselines})
+    known = {name for fixed in baselines for name in run_ids(fixed)}
+    prediction = predict(c, limits=limits, without=known)
     # Kept, so that `probe report` finds it beside the runs that follow.
     path = store.save_characterization(c, prediction)
     if not path.stem.endswith("-1"):
         progress.note("probed before: the throughput was measured anew, and so is the prediction")
     pairs = []
     for fixed in baselines:
-        adaptive = dataclasses.replace(fixed, scheduler=scheduler, scheduler_args=arguments)
+        adaptive = dataclasses.replace(fixed, scheduler="deba", scheduler_args=dict(CORPUS_READING))
         results = []
         for wanted in (fixed, adaptive):
             result = _finished(run(wanted, store, progress))

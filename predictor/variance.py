@@ -27,10 +27,6 @@ _OUTCOMES: dict[str, Callable[[CorpusRow, ThroughputCurve], float]] = {
 speed, and neighbours on one; neither is a component of the outcome."""
 
 
-AVERAGED_EPOCHS = END_EPOCHS
-"""At the end of a run, whose mean accuracy depends less on when one stops."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Shares:
     """Components of variance of one outcome, as shares of their sum."""
@@ -75,7 +71,7 @@ class HarmShares:
     one_epoch: Score | None
     """A fixed run's last epoch beside the one before."""
     deba_averaged: Score | None
-    """As `deba`, by the mean accuracy of the last `AVERAGED_EPOCHS`: less of it is the epoch's."""
+    """As `deba`, by the mean accuracy of the last `END_EPOCHS`: less of it is the epoch's."""
     another_seed_averaged: Score | None
     beyond_luck: Score | None
     """`deba` minus `another_seed`, of the rows that have both."""
@@ -145,7 +141,7 @@ def harm_shares(
         return metrics.loses_accuracy(metrics.accuracy_delta_pp(accuracy, against), limits)
 
     def mean_end(accuracies: Sequence[float]) -> float:
-        return float(np.mean(accuracies[-AVERAGED_EPOCHS:]))
+        return float(np.mean(accuracies[-END_EPOCHS:]))
 
     def by_mean(row: CorpusRow) -> bool:
         diverged = row.adaptive_status == "diverged"

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stability_probe.config import RunConfig
+from stability_probe.config import RunConfig, check_seeds
 from stability_probe.errors import RunError
 from stability_probe.limits import DEFAULT_LIMITS
 from stability_probe.paired import EQUIVALENCE_LEVEL, mean_interval
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import ArmOutcome, Claim, RunResult, Study, ThroughputCurve
 from stability_probe.run import load_run_data
-from stability_probe.schedulers import make_scheduler
-from stability_probe.schedulers.deba import thresholds_of
+from stability_probe.schedulers import default_arguments, make_scheduler
+from stability_probe.schedulers.deba import Deba, thresholds_of
 from stability_probe.study import (
     Arm,
     Results,
@@ -48,11 +49,19 @@ _VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 """(name, arguments of deba that differ). The reference has window 15, cooldown 5, carry."""
 
-CLAIMS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("a sliding window, not the full history, is essential", ("full history",)),
-    ("a cooldown of 5 or more epochs is essential", ("cooldown 0", "cooldown 1", "cooldown 3")),
+CLAIMS: tuple[tuple[str, tuple[str, ...], Callable[[Mapping[str, Any]], bool]], ...] = (
+    (
+        "a sliding window, not the full history, is essential",
+        ("full history",),
+        lambda arguments: arguments["window"] is not None,
+    ),
+    (
+        "a cooldown of 5 or more epochs is essential",
+        ("cooldown 0", "cooldown 1", "cooldown 3"),
+        lambda arguments: arguments["cooldown"] >= 5,
+    ),
 )
-"""(the paper's claim, arms that lack what it calls essential)."""
+"""(the paper's claim, arms that lack what it calls essential, whether arguments have it)."""
 
 
 def ablate(
@@ -68,6 +77,7 @@ def ablate(
     `config.scheduler_args` are arguments of DEBA that all arms share. Raises `UsageError` for one
     that DEBA does not take, `RunError` when the fixed run or DEBA itself did not finish.
     """
+    check_seeds(seeds)
     check_jobs(config, jobs)
     progress = progress or Quiet()
     config = dataclasses.replace(config, scheduler="deba")
@@ -77,7 +87,7 @@ def ablate(
     plain = dataclasses.replace(config, scheduler="fixed", scheduler_args={})
     plain, curve = resolve_for_study(plain, root, progress)
     config = dataclasses.replace(config, channels_last=plain.channels_last)
-    arms = independent_arms(config, seeds)
+    arms = differing(independent_arms(config, seeds))
     results = dict(run_arms(arms, root, jobs, progress))
     profile = profile_arm(arms, results)
     results.update(run_arms([profile], root, jobs, progress))
@@ -87,7 +97,14 @@ def ablate(
 def ablation_study(arms: Sequence[Arm], results: Results, curve: ThroughputCurve) -> Study:
     """The finished arms side by side, with the paper's claims judged."""
     study = make_study(arms, results, curve=curve, reference=REFERENCE)
-    claims = [judge(study, text, names) for text, names in CLAIMS]
+    arguments = _arguments(arms[0].configs[0])
+    lacking = "the reference lacks it, by your own arguments"
+    claims = [
+        judge(study, text, names)
+        if has(arguments)
+        else Claim(text=text, verdict="not decided", reason=lacking)
+        for text, names, has in CLAIMS
+    ]
     told = "; ".join(f"{c.text}: {c.verdict}" for c in claims)
     return concluded(study, f"{told[0].upper()}{told[1:]}.", claims)
 
@@ -107,6 +124,26 @@ def independent_arms(config: RunConfig, seeds: Sequence[int]) -> list[Arm]:
     if config.optimizer == "sgd" and config.lr_rule == "none":
         arms.append(make_arm("linear rate rule", "schedule", config, seeds, lr_rule="linear"))
     return arms
+
+
+def differing(arms: Sequence[Arm]) -> list[Arm]:
+    """Without variants that are the reference by another name, as a cooldown of 3 is where all arms
+    have one: they would repeat its runs, and count as comparisons."""
+    reference = _spelled_out(arms[0].configs[0])
+    return [arms[0], *(arm for arm in arms[1:] if _spelled_out(arm.configs[0]) != reference)]
+
+
+def _spelled_out(config: RunConfig) -> RunConfig:
+    """With every argument of DEBA, given or not."""
+    return dataclasses.replace(config, scheduler_args=_arguments(config))
+
+
+def _arguments(config: RunConfig) -> dict[str, Any]:
+    if config.scheduler != REFERENCE:
+        return dict(config.scheduler_args)
+    own = {name: p.default for name, p in inspect.signature(Deba).parameters.items()}
+    given = {**default_arguments(config), **config.scheduler_args}
+    return {**own, "cooldown": Deba.cooldown, **given, "reading": None}
 
 
 def profile_arm(arms: Sequence[Arm], results: Results) -> Arm:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from stability_probe.advice import REPLAYED, advise
-from stability_probe.config import RunConfig
+from stability_probe.config import RunConfig, check_seeds
 from stability_probe.datasets import Dataset
 from stability_probe.errors import UsageError
 from stability_probe.limits import DEFAULT_LIMITS, Limits
@@ -68,8 +68,10 @@ def compare(
 ) -> Study:
     """Run every arm for every seed, then set them side by side; stored runs are not repeated.
 
-    Raises `UsageError` for an unknown schedule, `RunError` when the fixed run did not finish.
+    Raises `UsageError` for an unknown schedule or a seed given twice, `RunError` when the fixed run
+    did not finish.
     """
+    check_seeds(seeds)
     check_jobs(config, jobs)
     progress = progress or Quiet()
     dataset = load_run_data(config)

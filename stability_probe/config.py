@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,6 +116,9 @@ class RunConfig:
             value = getattr(self, name)
             if not _is_number(value) or not 0 <= value < float("inf"):
                 raise UsageError(f"{name} is {value!r}; use a number of at least 0")
+        for name in ("lr", "momentum", "weight_decay"):
+            # Equal configs have one id: as JSON, 0 and 0.0 differ.
+            object.__setattr__(self, name, float(getattr(self, name)))
         if not isinstance(self.scheduler_args, Mapping):
             raise UsageError("scheduler_args must be a table of names and values")
         try:
@@ -180,6 +183,22 @@ class RunConfig:
             as_file_name(name)[-48:].lstrip(".") for name in (self.model, self.scheduler)
         )
         return f"{model}-{scheduler}-s{self.seed}-{digest}"
+
+
+def run_ids(config: RunConfig) -> frozenset[str]:
+    """Every id that a run may be stored under: its memory format was named, or measured."""
+    asked = CHOICES["channels_last"]
+    return frozenset(dataclasses.replace(config, channels_last=c).run_id() for c in asked)
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raises `UsageError` unless there is one at least and none twice: two runs of one seed are
+    the same run, and would agree beyond all noise."""
+    if not seeds:
+        raise UsageError("no seed is given; use --seeds 0")
+    if len(set(seeds)) < len(seeds):
+        twice = next(seed for seed in seeds if list(seeds).count(seed) > 1)
+        raise UsageError(f"seed {twice} is given twice; name each once")
 
 
 def as_file_name(name: str) -> str:

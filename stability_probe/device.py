@@ -47,7 +47,7 @@ def resolve_device(name: str) -> torch.device:
     if device.index is not None and device.index >= count:
         last = f" to {kind}:{count - 1}" if count > 1 else ""
         raise UsageError(f"device {name!r} is not here; use {kind}:0{last}")
-    return device
+    return torch.device("cpu") if kind == "cpu" else device  # cpu:0 is no other
 
 
 def synchronize(device: torch.device) -> None:
@@ -124,7 +124,9 @@ def largest_that_fits(device: torch.device, peak: int | None, done: int, size: i
     if device.type != "cpu" or peak is None or size <= done:
         return size
     available = available_memory()
-    return size if available is None else min(size, int(done * (1 + available / peak)))
+    if available is None:
+        return size
+    return min(size, done + done * int(available) // peak)  # a quotient of floats may fall short
 
 
 @contextmanager

@@ -34,6 +34,9 @@ class DivergedError(RunError):
         super().__init__(f"the loss became non-finite in epoch {epoch}; use a smaller --lr")
         self.epoch = epoch
 
+    def __reduce__(self) -> tuple[type[DivergedError], tuple[int]]:
+        return DivergedError, (self.epoch,)  # one process tells it to the others
+
 
 class MissingError(ProbeError):
     """Data or a part of the environment is missing or damaged."""

@@ -82,8 +82,9 @@ def train(
         record = EpochRecord(
             epoch=epoch,
             batch_size=batch_size,
-            micro_batch_size=-(
-                -batch_size // num_micro_batches(batch_size, state.micro_batch_size)
+            micro_batch_size=math.ceil(
+                batch_size
+                / (state.world.size * num_micro_batches(batch_size, state.micro_batch_size))
             ),
             noise=noise,
             test_loss=test_loss,

@@ -8,7 +8,12 @@ from typing import Any
 
 import torch
 
-from stability_probe.config import RunConfig, largest_batch_size, with_memory_format
+from stability_probe.config import (
+    RunConfig,
+    check_seeds,
+    largest_batch_size,
+    with_memory_format,
+)
 from stability_probe.datasets import Dataset
 from stability_probe.device import describe_environment, use_threads
 from stability_probe.errors import DivergedError, UsageError
@@ -31,14 +36,15 @@ from stability_probe.throughput import (
 def characterize(
     config: RunConfig | str,
     *,
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] | None = None,
     store: Store | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Characterization:
     """Measure what `config` describes: gradient stability and what bigger batches gain.
 
-    `config` may be the name of a model alone; `settings` are fields of `RunConfig`.
+    `config` may be the name of a model alone; `settings` are fields of `RunConfig`. `seeds` are by
+    default its one. Whatever its schedule, it is the fixed batch that is trained.
 
     Trains the first `window_epochs` of the fixed-batch run once a seed, exactly as the full run
     would, and times training steps at batch sizes up to the largest the schedule may reach. With
@@ -50,8 +56,8 @@ def characterize(
     config = RunConfig.from_dict({**known, **settings})
     if config.window_epochs < 2:
         raise UsageError("a window of 1 epoch shows no variation; use --window 2 or more")
-    if not seeds:
-        raise UsageError("no seed given; use --seeds 0")
+    seeds = (config.seed,) if seeds is None else seeds
+    check_seeds(seeds)
     config = dataclasses.replace(
         config, scheduler="fixed", scheduler_args={}, seed=seeds[0], max_epochs=None
     )

@@ -46,14 +46,16 @@ class EpochRecord:
     batch_size: int
     """Samples per update."""
     micro_batch_size: int
-    """Samples per forward and backward; smaller than `batch_size` only when memory forced it."""
+    """Samples per forward and backward; smaller than `batch_size` only where memory forced it, or
+    several processes share a batch."""
     lr: float
     updates: int
     samples: int
     loss: float
     """Training loss, mean over samples, as seen while training."""
     grad_norm: float
-    """Mean over the measured steps."""
+    """Mean over the measured steps; what the batch size leaves of the samples is a smaller batch
+    among them, of a larger norm."""
     grad_norm_sem: float
     """Standard error of that mean."""
     grad_norm_last: float

@@ -97,8 +97,9 @@ def _train(
             records.append(record)
             world.lead(partial(_keep, directory, record, state))
             progress.epoch(record)
-            _tell_split(progress, records)
-            if world.size > 1 and state.epoch < config.last_epoch:
+            if world.size == 1:
+                _tell_split(progress, records)
+            elif state.epoch < config.last_epoch:
                 _end_if_asked(world, stop)
     except StoppedError:
         write_bytes(directory.checkpoint, _checkpoint(state))

@@ -10,18 +10,16 @@ from rich.table import Table
 from rich.text import Text
 
 from stability_probe.plain import to_plain
-from stability_probe.records import DecisionRecord, RunResult
+from stability_probe.records import DecisionRecord, EpochRecord, RunResult
 from stability_probe.store import RunSummary
 
-SCHEMA_VERSION = 1
-"""Of every object that a command prints with --json."""
 _RUN_COLUMNS = ("run", "data", "batch", "epochs", "accuracy", "time s")
 
 
 def run_json(r: RunResult) -> dict[str, Any]:
     """The object that `probe run --json` prints."""
     final = r.final_accuracy if r.epochs else None
-    return {"schema_version": SCHEMA_VERSION, **to_plain(r), "final_accuracy": final}
+    return {**to_plain(r), "final_accuracy": final}
 
 
 def run_table(r: RunResult) -> Group:
@@ -47,9 +45,16 @@ def run_table(r: RunResult) -> Group:
     return Group(lines, table if changes else Text("the batch never changed"), Text(last, "dim"))
 
 
+def split_epochs(r: RunResult) -> list[EpochRecord]:
+    """Those whose batches the memory did not hold at once; that several processes share a batch
+    is no such thing."""
+    processes = int(r.environment.get("processes", 1))
+    return [e for e in r.epochs if e.micro_batch_size * processes < e.batch_size]
+
+
 def _split_words(r: RunResult) -> str:
     """What memory forced on the run, and what that means for its numbers."""
-    split = [e for e in r.epochs if e.micro_batch_size < e.batch_size]
+    split = split_epochs(r)
     if not split:
         return ""
     sizes = sorted({e.micro_batch_size for e in split})
@@ -62,7 +67,7 @@ def _split_words(r: RunResult) -> str:
 
 def runs_json(runs: Sequence[RunSummary]) -> dict[str, Any]:
     """The object that `probe runs --json` prints."""
-    return {"schema_version": SCHEMA_VERSION, "runs": to_plain(list(runs))}
+    return {"runs": to_plain(list(runs))}
 
 
 def runs_table(runs: Sequence[RunSummary]) -> str:
@@ -95,7 +100,7 @@ def _run_cells(r: RunSummary) -> tuple[str, ...]:
 def decisions_json(run_id: str, decisions: Sequence[DecisionRecord]) -> dict[str, Any]:
     """The object that `probe explain --json` and `probe replay-policy --json` print."""
     plain = to_plain(list(decisions))
-    return {"schema_version": SCHEMA_VERSION, "run_id": run_id, "decisions": plain}
+    return {"run_id": run_id, "decisions": plain}
 
 
 def decisions_table(title: str, decisions: Sequence[DecisionRecord]) -> Group:

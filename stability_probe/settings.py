@@ -23,6 +23,9 @@ from stability_probe.errors import UsageError, near
 from stability_probe.limits import Limits
 from stability_probe.words import counted
 
+SCHEMA_VERSION = 1
+"""Of every object that a command prints with --json."""
+
 FIELDS = {field.name: field for field in dataclasses.fields(RunConfig)}
 MAX_SEEDS = 1000
 _NOT_SHOWN = ("config", "json")
@@ -252,7 +255,7 @@ def shown_settings(ctx: click.Context) -> str:
     }
     if ctx.params.get("json"):
         settings = {name: {"value": v, "source": origin} for name, (v, origin) in told.items()}
-        return json.dumps({"schema_version": 1, "settings": settings}, indent=2)
+        return json.dumps({"schema_version": SCHEMA_VERSION, "settings": settings}, indent=2)
     lines = []
     for name, (value, origin) in told.items():
         key = str(name).replace("_", "-")

@@ -112,7 +112,8 @@ def make_state(config: RunConfig, dataset: Dataset, world: World | None = None) 
 
 @contextmanager
 def left_alone(state: TrainState) -> Iterator[None]:
-    """Training mode for passes that leave buffers, gradients and random state as they were."""
+    """Training mode for passes that leave buffers, gradients and the random state of the CPU as
+    they were; that of a card is seeded anew each epoch."""
     buffers = [b.clone() for b in state.model.buffers()]
     state.model.train()
     try:

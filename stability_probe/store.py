@@ -57,6 +57,16 @@ class RunSummary:
     """The short fixed run of a probe."""
 
 
+@contextmanager
+def sole_maker(path: Path) -> Iterator[None]:
+    """Of several processes that would measure what `path` is to hold, one does, undisturbed, while
+    the others wait."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 class RunDirectory:
     """The files of one run, open for writing by one process."""
 

@@ -66,7 +66,8 @@ def load_stored(name: str, root: Path, other: Path | None = None) -> Stored:
     path = Path(name)
     if path.suffix != ".json":
         if (path / "config.json").is_file():
-            root, name = path.parent, path.resolve().name
+            path = path.resolve()  # the folder one is in has no name of its own
+            root, name = path.parent, path.name
         elif other and not (root / name).is_dir() and (other / name).is_dir():
             root = other
         return Store(root).load(name)

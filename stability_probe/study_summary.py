@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -12,14 +13,13 @@ from stability_probe.limits import DEFAULT_LIMITS
 from stability_probe.paired import detectable_sd
 from stability_probe.plain import to_plain
 from stability_probe.records import ArmOutcome, Difference, MeanStd, Study
-from stability_probe.run_summary import SCHEMA_VERSION
 
 _CLOCKS = {"cpu_s": "CPU seconds", "time_s": "wall clock"}
 
 
 def study_json(study: Study) -> dict[str, Any]:
     """The object that `probe compare --json` and `probe ablate --json` print."""
-    return {"schema_version": SCHEMA_VERSION, **to_plain(study)}
+    return dict(to_plain(study))
 
 
 def study_table(study: Study) -> Group:
@@ -99,18 +99,10 @@ def _with_std(value: MeanStd, digits: int) -> str:
 
 
 def _target(arm: ArmOutcome) -> str:
-    """Median seconds over the seeds, a miss being infinite."""
-    ordered = sorted(s if s is not None else float("inf") for s in arm.time_to_target_s)
-    middle = ordered[len(ordered) // 2] if len(ordered) % 2 else sum(_middle_two(ordered)) / 2
-    missed = sum(s is None for s in arm.time_to_target_s)
-    if missed == 0:
-        return f"{middle:.0f}"
-    return f"miss {missed}"
-
-
-def _middle_two(ordered: list[float]) -> list[float]:
-    half = len(ordered) // 2
-    return ordered[half - 1 : half + 1]
+    """Median seconds over the seeds, or how many missed it."""
+    reached = [s for s in arm.time_to_target_s if s is not None]
+    missed = len(arm.time_to_target_s) - len(reached)
+    return f"miss {missed}" if missed else f"{statistics.median(reached):.0f}"
 
 
 def _footnote(study: Study) -> Text:

@@ -37,7 +37,7 @@ from stability_probe.metrics import samples_per_s
 from stability_probe.plain import to_plain
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import ThroughputCurve
-from stability_probe.store import read_measured, read_summary, write_json
+from stability_probe.store import read_measured, read_summary, sole_maker, write_json
 
 MAX_RUNS = 100_000
 """Of one sweep file: more is a slip in a grid, and would fill the memory before it is seen."""
@@ -72,9 +72,9 @@ def load_sweep(path: Path) -> list[SweepRun]:
     for name, points in grid.items():
         if not isinstance(points, list):
             raise UsageError(f"{path}: grid.{name} is {points!r}; use a list, such as [{points!r}]")
-    num_runs = math.prod(map(len, grid.values())) * len(values.get("schedules", ["fixed"]))
-    if not 0 < num_runs <= MAX_RUNS:
-        raise UsageError(f"{path} has {num_runs} runs; use 1 to {MAX_RUNS}")
+    count = math.prod(map(len, grid.values())) * len(values.get("schedules", ["fixed"]))
+    if not 0 < count <= MAX_RUNS:
+        raise UsageError(f"{path} has {count} runs; use 1 to {MAX_RUNS}")
     try:
         return list(_combinations(values))
     except UsageError as error:
@@ -116,6 +116,26 @@ def measure_curves(
     Measured once and stored under ROOT/curves; `step_id` says which runs share one. One that was
     measured on a busy machine is measured again.
     """
+    progress = progress or Quiet()
+    sharing: dict[Path, RunConfig] = {}
+    for config in configs:
+        sharing.setdefault(curve_path(root, config), config)
+    curves = {}
+    for path, config in sharing.items():
+        if _is_wanted(path):
+            with sole_maker(path):
+                if _is_wanted(path):
+                    progress.start(f"throughput of {config.model}", 1)
+                    write_json(path, to_plain(_measure_curve(config, root)))
+        curves[path] = read_measured(ThroughputCurve, path)
+    return curves
+
+
+def _is_wanted(path: Path) -> bool:
+    return not path.exists() or read_measured(ThroughputCurve, path).busy
+
+
+def _measure_curve(config: RunConfig, root: Path) -> ThroughputCurve:
     from stability_probe.device import free_memory, resolve_device, use_threads
     from stability_probe.fingerprint import require_unchanged
     from stability_probe.run import load_run_data
@@ -125,26 +145,17 @@ def measure_curves(
         measure_throughput,
     )
 
-    progress = progress or Quiet()
-    (root / "curves").mkdir(parents=True, exist_ok=True)
-    curves = {}
-    for path, config in {curve_path(root, c): c for c in reversed(configs)}.items():
-        if not path.exists() or read_measured(ThroughputCurve, path).busy:
-            progress.start(f"throughput of {config.model}", 1)
-            with use_threads(config.threads or 1):  # as the runs will
-                data = load_run_data(config)
-                require_unchanged(config, data, root)
-                choice = choose_memory_format(config, data, root)
-                largest = largest_batch_size(config, len(data.train_labels))
-                sizes = curve_batch_sizes(config.batch_size, largest)
-                curve = measure_throughput(
-                    with_memory_format(config, choice.memory_format), data, sizes, choice
-                )
-            write_json(path, to_plain(curve))
-            # This process lives as long as the runs: what it reserved on a card they would lack.
-            free_memory(resolve_device(config.device))
-        curves[path] = read_measured(ThroughputCurve, path)
-    return curves
+    with use_threads(config.threads or 1):  # as the runs will
+        data = load_run_data(config)
+        require_unchanged(config, data, root)
+        choice = choose_memory_format(config, data, root)
+        largest = largest_batch_size(config, len(data.train_labels))
+        sizes = curve_batch_sizes(config.batch_size, largest)
+        resolved = with_memory_format(config, choice.memory_format)
+        curve = measure_throughput(resolved, data, sizes, choice)
+    # This process lives as long as the runs: what it reserved on a card they would lack.
+    free_memory(resolve_device(config.device))
+    return curve
 
 
 def curve_path(root: Path, config: RunConfig) -> Path:
@@ -250,9 +261,15 @@ def _completed(
                 progress.within(config.run_id(), epochs, config.last_epoch)
 
 
+def num_runs(runs: Sequence[SweepRun]) -> int:
+    """How many runs a sweep has: combinations of its grid that are one run count once."""
+    return len({run.config.run_id() for run in runs})
+
+
 def num_done(runs: Sequence[SweepRun], root: Path) -> int:
-    """How many runs of a sweep are finished, or diverged."""
-    return sum(is_done(config, root) for config in _resolved(runs, root))
+    """How many of them are finished, or diverged."""
+    ids = {c.run_id(): is_done(c, root) for c in _resolved(runs, root)}
+    return sum(ids.values())
 
 
 def diverged(runs: Sequence[SweepRun], root: Path) -> list[str]:
@@ -280,7 +297,7 @@ def estimated_s(runs: Sequence[SweepRun], root: Path) -> tuple[float, list[str]]
     faster; models whose throughput was not measured here yet are named and not counted.
     """
     seconds, unknown = 0.0, set()
-    for run in runs:
+    for run in {run.config.run_id(): run for run in runs}.values():
         config, curve = run.config, stored_curve(run, root)
         if curve is None:
             unknown.add(config.model)

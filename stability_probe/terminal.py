@@ -24,6 +24,7 @@ from stability_probe.exits import RESULT_STREAM
 from stability_probe.launch import follows
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import EpochRecord
+from stability_probe.settings import SCHEMA_VERSION
 
 DELAY_S = 2.0
 """Work that is done sooner shows no bar."""
@@ -168,7 +169,9 @@ def watching(options: Mapping[str, Any]) -> Iterator[Progress]:
             progress.close()
 
 
-def print_result(as_json: bool, values: Callable[[], Any], shown: Callable[[], Any]) -> None:
+def print_result(
+    as_json: bool, values: Callable[[], Mapping[str, Any]], shown: Callable[[], Any]
+) -> None:
     """The result on stdout: one JSON object, or what a person reads. Of several processes the
     first prints.
 
@@ -178,7 +181,8 @@ def print_result(as_json: bool, values: Callable[[], Any], shown: Callable[[], A
         return
     if as_json:
         try:
-            text = json.dumps(values(), allow_nan=False, indent=2)
+            told = {"schema_version": SCHEMA_VERSION, **values()}
+            text = json.dumps(told, allow_nan=False, indent=2)
         except ValueError as error:
             raise RunError(f"the result holds a number that is not finite ({error})") from error
         print(text, file=_result_stream(), flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import math
 import time
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from stability_probe.progress import Progress, Quiet
 from stability_probe.records import ThroughputCurve, ThroughputPoint
 from stability_probe.state import TrainState, make_state
 from stability_probe.step import load_batch, train_step
-from stability_probe.store import read_measured, write_json
+from stability_probe.store import read_measured, sole_maker, write_json
 
 ROUNDS = 3
 """Memory formats are timed this many times, taking turns, so that a drift hits both alike."""
@@ -123,10 +122,7 @@ def choose_memory_format(
         return _faster_format(config, dataset)
     path = root / "memory_formats" / f"{step_id(config)}.json"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Of two runs begun at once one measures, undisturbed, and the other waits for it.
-        with path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with sole_maker(path):
             if not path.exists():
                 write_json(path, to_plain(_faster_format(config, dataset)))
     return read_measured(MemoryFormatChoice, path)

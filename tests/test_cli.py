@@ -836,7 +836,7 @@ def test_validate_exits_1_when_the_prediction_failed(
     fake("predictor", summary=fakes)
     result = invoke("validate", "m", "--json")
     assert result.exit_code == code
-    assert json.loads(result.stdout) == {"inside_interval": inside}
+    assert json.loads(result.stdout) == {"schema_version": 1, "inside_interval": inside}
     assert invoke("validate", "m", "--seeds", "5-7").stdout == "table\n"
     assert calls == [(0, 1, 2), (5, 6, 7)]
 

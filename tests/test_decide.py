@@ -222,8 +222,8 @@ def test_no_schedule_saves_more_than_the_headroom_allows(top: float, hopeless: b
 @pytest.mark.parametrize(
     ("stopped_by", "words"),
     [
-        (None, "no batch may be larger than 16, so that no schedule can grow beyond 16"),
-        ("out of memory at batch 32", "out of memory at batch 32, so that no schedule can grow"),
+        (None, "no batch may be larger than 16, so that no schedule can grow"),
+        ("out of memory at batch 32", "so that a larger batch runs in parts and saves no time"),
     ],
 )
 def test_where_no_batch_is_larger_the_device_is_not_to_blame(

@@ -292,7 +292,6 @@ def test_the_screen_fits_80_columns_and_the_object_is_json(evaluation: Evaluatio
     for words in ("Brier", "all to headroom", "DEBA minus the arm", "share of the variance"):
         assert words in told
     plain = json.loads(json.dumps(evaluation_json(evaluation), allow_nan=False))
-    assert plain["schema_version"] == 1
     assert [s["name"] for s in plain["scores"]] == ["majority", *FEW, SELECTED]
 
 

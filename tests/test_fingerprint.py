@@ -170,7 +170,7 @@ def test_neither_window_nor_curve_nor_sweep_takes_an_edited_model(
         measure_curves([CONFIG], store.root)
     with pytest.raises(UsageError, match="no longer the model"):
         run_all([CONFIG], store.root, LocalProcesses(1))
-    assert not list((store.root / "curves").glob("*"))
+    assert not list((store.root / "curves").glob("*.json"))
 
 
 def test_the_random_state_of_a_run_is_not_touched(edit: Edit, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from stability_probe.schedulers import (
     SCHEDULERS,
     BatchScheduler,
     BoundedScheduler,
+    Bounds,
     Decision,
-    Limits,
     Proposal,
     Rule,
     make_scheduler,
@@ -35,14 +35,14 @@ from stability_probe.schedulers.replay import Random, Replay, scatter_changes
 from stability_probe.schedulers.timed import Timed
 from tests.factories import make_epoch
 
-LIMITS = Limits(minimum=16, maximum=256)
+BOUNDS = Bounds(minimum=16, maximum=256)
 START = {"grad_component_variance": 1e-4, "grad_norm_variation": 0.1, "loss_variation": 0.1}
 CALM = {"grad_component_variance": 5e-5, "grad_norm_variation": 0.05, "loss_variation": 0.05}
 ROUGH = {"grad_component_variance": 1e-2, "grad_norm_variation": 0.15, "loss_variation": 0.5}
 
 
-def bounded(rule: Rule, cooldown: int = 5, limits: Limits = LIMITS) -> BoundedScheduler:
-    return BoundedScheduler(rule, limits, cooldown)
+def bounded(rule: Rule, cooldown: int = 5, bounds: Bounds = BOUNDS) -> BoundedScheduler:
+    return BoundedScheduler(rule, bounds, cooldown)
 
 
 def drive(
@@ -61,15 +61,15 @@ def drive(
 def test_growth_by_one_and_a_half_on_the_grid_up_to_the_bound() -> None:
     sizes, size = [], 16
     while size < 256:
-        size = LIMITS.snapped(size, size * 1.5)
+        size = BOUNDS.snapped(size, size * 1.5)
         sizes.append(size)
     assert sizes == [24, 40, 64, 96, 144, 216, 256]
 
 
 @given(st.integers(1, 4096), st.sampled_from([0.8, 0.5, 0.99, 1.01, 1.5, 2.0]))
 def test_a_scaled_batch_moves_the_right_way_and_stays_on_the_grid(size: int, factor: float) -> None:
-    limits = Limits(minimum=8, maximum=8192)
-    scaled = limits.snapped(size, size * factor)
+    bounds = Bounds(minimum=8, maximum=8192)
+    scaled = bounds.snapped(size, size * factor)
     assert 8 <= scaled <= 8192
     assert scaled % GRID == 0
     assert scaled > size if factor > 1 else scaled < size or scaled == 8
@@ -77,7 +77,7 @@ def test_a_scaled_batch_moves_the_right_way_and_stays_on_the_grid(size: int, fac
 
 @given(st.integers(16, 256), st.floats(0.1, 10.0))
 def test_a_scaled_batch_never_leaves_its_bounds(size: int, factor: float) -> None:
-    assert 16 <= LIMITS.snapped(size, size * factor) <= 256
+    assert 16 <= BOUNDS.snapped(size, size * factor) <= 256
 
 
 def test_calm_grows_after_calibration_and_cooldown_only() -> None:
@@ -142,7 +142,7 @@ def test_never_below_the_initial_batch() -> None:
 
 
 def test_at_the_largest_batch_it_holds_and_starts_no_cooldown() -> None:
-    deba = bounded(Deba(), limits=Limits(minimum=16, maximum=16))
+    deba = bounded(Deba(), bounds=Bounds(minimum=16, maximum=16))
     assert "already at the largest batch" in drive(deba, [START] * 4 + [CALM])[-1].reason
     assert "already at the largest batch" in deba.step(make_epoch(epoch=6, **CALM)).reason
 
@@ -229,7 +229,7 @@ def test_make_scheduler_takes_window_and_bounds_from_the_run() -> None:
     assert isinstance(scheduler.rule, Deba)
     assert scheduler.rule.calibration_epochs == 3
     assert scheduler.cooldown == 5
-    assert scheduler.limits == Limits(minimum=32, maximum=280)
+    assert scheduler.bounds == Bounds(minimum=32, maximum=280)
 
 
 @pytest.mark.parametrize(
@@ -400,7 +400,7 @@ def test_timed_grows_whenever_the_cooldown_allows() -> None:
 
 
 def test_timed_is_deba_that_is_always_calm() -> None:
-    """What the two share is the limits, the cooldown and the grid."""
+    """What the two share is the bounds, the cooldown and the grid."""
     calm = bounded(Deba(thresholds=dict.fromkeys(START, 1e9), rollback="never"))
     assert path(bounded(Timed()), 60) == path(calm, 60)
 
@@ -412,7 +412,7 @@ def test_adabatch_doubles_after_every_fifth_of_the_run() -> None:
 
 def test_replay_repeats_a_sequence_and_holds_after_its_end() -> None:
     sizes = [16, 16, 24, 24, 16, 250]
-    scheduler = bounded(Replay(batch_sizes=sizes), 0, Limits(minimum=16, maximum=250))
+    scheduler = bounded(Replay(batch_sizes=sizes), 0, Bounds(minimum=16, maximum=250))
     assert path(scheduler, 8) == [*sizes, 250, 250]
 
 

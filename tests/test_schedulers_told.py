@@ -305,7 +305,7 @@ def test_a_plain_rule_has_no_cooldown_and_stays_above_the_initial_batch() -> Non
     config = RunConfig(model="m", batch_size=64, scheduler="tests.test_schedulers_told:Plain")
     scheduler = make_scheduler(config, 2000)
     assert isinstance(scheduler, BoundedScheduler)
-    assert (scheduler.cooldown, scheduler.limits.minimum) == (0, 64)
+    assert (scheduler.cooldown, scheduler.bounds.minimum) == (0, 64)
     decision = scheduler.step(make_epoch(epoch=1, batch_size=128))
     assert (decision.action, decision.batch_size) == ("rollback", 64)
     decision = scheduler.step(make_epoch(epoch=2, batch_size=64))
@@ -334,7 +334,7 @@ def test_arguments_that_follow_from_the_run() -> None:
 
 OFF_LIMITS = (
     "the sequence has a batch of {}, and this run may take multiples of 8 from 16 to 200; use "
-    "another --max-batch-size, or the sequence of a run with the same limits"
+    "another --max-batch-size, or the sequence of a run with the same bounds"
 )
 SEQUENCE = (
     "needs the batch of every epoch; use --scheduler-arg run=RUN_ID, or batch_sizes=[16,16,24]"

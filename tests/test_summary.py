@@ -46,7 +46,7 @@ PREDICTION: dict[str, Any] = dict.fromkeys(
 CONTRACT: dict[str, Any] = {
     **dict.fromkeys(
         (
-            *("schema_version", "model", "data", "device", "precision", "batch_size"),
+            *("model", "data", "device", "precision", "batch_size"),
             *("window_epochs", "epochs", "seeds", "num_params", "throughput", "headroom"),
             *("environment", "stored"),
         )
@@ -136,7 +136,6 @@ def test_characterization_keeps_the_contract() -> None:
     )
     told = strict_json(characterization_json(c, make_prediction()))
     assert missing(CONTRACT, told) == []
-    assert told["schema_version"] == 1
     assert (told["model"], told["data"], told["device"]) == ("resnet10t", "digits", "cpu")
     assert (told["precision"], told["batch_size"]) == ("float32", 32)
     assert (told["window_epochs"], told["epochs"], told["seeds"]) == (2, 50, [0, 1, 2])
@@ -393,7 +392,7 @@ def test_no_runs_say_how_to_make_one() -> None:
     text = rendered(runs_table([]))
     assert "no runs stored here" in text
     assert "probe run" in text
-    assert strict_json(runs_json([])) == {"schema_version": 1, "runs": []}
+    assert strict_json(runs_json([])) == {"runs": []}
 
 
 def test_runs_are_listed_whole() -> None:

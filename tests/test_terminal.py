@@ -164,7 +164,7 @@ def test_bar_is_gone_when_work_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_result_is_one_json_object_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     print_result(True, lambda: {"a": 1, "b": None}, lambda: pytest.fail("drew a table"))
     out, err = capsys.readouterr()
-    assert json.loads(out) == {"a": 1, "b": None}
+    assert json.loads(out) == {"schema_version": 1, "a": 1, "b": None}
     assert err == ""
 
 

@@ -167,8 +167,11 @@ def test_the_prediction_is_made_before_any_full_run(bench: Bench, tmp_path: Path
     validate(CONFIG, seeds=(3, 7), store=Store(tmp_path))
     assert bench.calls[:2] == ["characterize resnet10t [3, 7]", "predict 2"]
     assert sorted(bench.calls[2:]) == ["deba 3", "deba 7", "fixed 3", "fixed 7"]
-    # Nor does it know these runs from the user's rows.
-    assert bench.unseen == {c.run_id() for c in bench.configs if c.scheduler == "fixed"}
+    # Nor does it know these runs from the user's rows, however their memory format was asked for.
+    fixed = [c for c in bench.configs if c.scheduler == "fixed"]
+    asked = [dataclasses.replace(c, channels_last=f) for c in fixed for f in ("auto", "on", "off")]
+    assert bench.unseen == {c.run_id() for c in asked}
+    assert len(bench.unseen) == 6
 
 
 def test_what_was_told_is_kept_beside_the_runs(bench: Bench, tmp_path: Path) -> None:
@@ -195,7 +198,7 @@ def test_a_second_prediction_says_that_it_is_made_anew(bench: Bench, tmp_path: P
 def test_runs_are_paired_by_seed_and_differ_in_the_schedule_only(
     bench: Bench, tmp_path: Path
 ) -> None:
-    v = validate(CONFIG, seeds=(3, 7), store=Store(tmp_path), scheduler="deba")
+    v = validate(CONFIG, seeds=(3, 7), store=Store(tmp_path))
     told = [(c.seed, c.time_saved_pct, c.accuracy_delta_pp) for c in v.comparisons]
     assert told == [
         (3, pytest.approx(23.0), pytest.approx(0.3)),
@@ -210,11 +213,6 @@ def test_runs_are_paired_by_seed_and_differ_in_the_schedule_only(
         assert adaptive.scheduler_args == CORPUS_READING
         assert dataclasses.replace(adaptive, scheduler="fixed", scheduler_args={}) == fixed
         assert fixed == dataclasses.replace(CONFIG, seed=seed, channels_last="off")
-
-
-def test_another_schedule_is_run_when_asked_for(bench: Bench, tmp_path: Path) -> None:
-    validate(CONFIG, seeds=(0,), store=Store(tmp_path), scheduler="fixed")
-    assert bench.calls[2:] == ["fixed 0", "fixed 0"]
 
 
 @pytest.mark.parametrize("which", [("fixed", 1), ("deba", 1)])

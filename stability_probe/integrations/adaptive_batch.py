@@ -92,7 +92,7 @@ class AdaptiveBatch:
         record = EpochRecord(
             epoch=self.record.epoch + 1 if self.record else 1,
             batch_size=batch_size,
-            micro_batch_size=-(-batch_size // accumulate),
+            micro_batch_size=math.ceil(batch_size / (world.size * accumulate)),
             test_loss=test_loss,
             test_accuracy=test_accuracy,
             **variations(measured, self.record),

@@ -14,8 +14,8 @@ from stability_probe.schedulers.base import (
     GRID,
     BatchScheduler,
     BoundedScheduler,
+    Bounds,
     Decision,
-    Limits,
     Proposal,
     Rule,
 )
@@ -36,8 +36,8 @@ __all__ = [
     "SCHEDULERS",
     "BatchScheduler",
     "BoundedScheduler",
+    "Bounds",
     "Decision",
-    "Limits",
     "Proposal",
     "Rule",
     "make_scheduler",
@@ -80,22 +80,22 @@ def make_scheduler(config: RunConfig, num_train: int) -> BatchScheduler:
     if sizes and sizes[0] != config.batch_size:
         raise UsageError(f"the sequence starts at batch {sizes[0]}; use -b {sizes[0]}")
     below = getattr(rule, "floor", "initial") == "minimum"
-    limits = Limits(
+    bounds = Bounds(
         minimum=min(MIN_BATCH_SIZE, config.batch_size) if below else config.batch_size,
         maximum=max(largest_batch_size(config, num_train), config.batch_size),
     )
-    _check_sequence(sizes, limits)
-    return BoundedScheduler(rule, limits, cooldown)
+    _check_sequence(sizes, bounds)
+    return BoundedScheduler(rule, bounds, cooldown)
 
 
-def _check_sequence(sizes: Sequence[int], limits: Limits) -> None:
+def _check_sequence(sizes: Sequence[int], bounds: Bounds) -> None:
     """A sequence is followed as it is, or not at all."""
     for before, size in itertools.pairwise(sizes):
-        if size != before and limits.snapped(before, size) != size:
+        if size != before and bounds.snapped(before, size) != size:
             raise UsageError(
                 f"the sequence has a batch of {size}, and this run may take multiples of {GRID} "
-                f"from {limits.minimum} to {limits.maximum}; use another --max-batch-size, or "
-                "the sequence of a run with the same limits"
+                f"from {bounds.minimum} to {bounds.maximum}; use another --max-batch-size, or "
+                "the sequence of a run with the same bounds"
             )
 
 

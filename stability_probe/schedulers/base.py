@@ -1,4 +1,4 @@
-"""What every batch schedule shares: rules, decisions, and the limits on a change."""
+"""What every batch schedule shares: rules, decisions, and the bounds of a change."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class BatchScheduler(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class Bounds:
     """Bounds on the batch and the grid of sizes, applied once for every rule."""
 
     minimum: int
@@ -101,9 +101,9 @@ class Limits:
 class BoundedScheduler:
     """A rule within bounds, on the grid, and at most one change in `cooldown` epochs."""
 
-    def __init__(self, rule: Rule, limits: Limits, cooldown: int) -> None:
+    def __init__(self, rule: Rule, bounds: Bounds, cooldown: int) -> None:
         self.rule = rule
-        self.limits = limits
+        self.bounds = bounds
         self.cooldown = cooldown
         self._since_change = 0
 
@@ -117,7 +117,7 @@ class BoundedScheduler:
         proposal = _checked(self.rule.propose(record), self.rule)
         self._since_change += 1
         left = max(0, self.cooldown - self._since_change)
-        size = self.limits.snapped(record.batch_size, proposal.batch_size)
+        size = self.bounds.snapped(record.batch_size, proposal.batch_size)
         action, reason = "hold", proposal.reason
         if proposal.batch_size != record.batch_size:
             up = proposal.batch_size > record.batch_size

@@ -170,7 +170,8 @@ class Deba:
         variation = record.grad_norm_variation
         if self.signal == "last":
             norm = record.grad_norm_last
-            variance = record.grad_component_variance_last or variance
+            last = record.grad_component_variance_last
+            variance = variance if last is None else last
         if self.window_mode == "rescale":
             ratio = self._sq_norm_ratio(record.batch_size)
             norm, variance = norm * ratio**0.5, variance * ratio

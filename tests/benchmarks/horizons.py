@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from predictor.corpus import CorpusRow, load_corpus
+from predictor.corpus import END_EPOCHS, CorpusRow, load_corpus
 from predictor.examples import case_of, finished, is_deba, learned
 from predictor.fitted import fitted_predictor
 from predictor.horizon import can_be_cut, rows_for
 from predictor.horizon_scores import HORIZONS
 from predictor.prediction import predict_cases
-from predictor.variance import AVERAGED_EPOCHS
 from stability_probe import metrics
 from stability_probe.limits import DEFAULT_LIMITS
 
@@ -35,9 +34,9 @@ def describe(rows: Sequence[CorpusRow]) -> dict[str, float]:
         return float(np.mean([metrics.loses_accuracy(d, DEFAULT_LIMITS) for d in deltas_pp]))
 
     averaged = [
-        100 * (np.mean(r.adaptive_accuracies[-n:]) - np.mean(r.fixed_accuracies[-n:]))
+        100
+        * (np.mean(r.adaptive_accuracies[-END_EPOCHS:]) - np.mean(r.fixed_accuracies[-END_EPOCHS:]))
         for r in rows
-        for n in (AVERAGED_EPOCHS,)
     ]
     return {
         "rows": len(rows),
