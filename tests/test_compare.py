@@ -20,7 +20,7 @@ from rich.console import Console
 
 import cli
 from stability_probe import study, sweep
-from stability_probe.ablate import ablation_study, judge, profile_arm
+from stability_probe.ablate import ablation_study, differing, judge, profile_arm
 from stability_probe.ablate import independent_arms as ablation_arms
 from stability_probe.advice import choose
 from stability_probe.compare import (
@@ -520,6 +520,24 @@ def test_claims_held_not_held_and_not_decided() -> None:
     # Without it all is faster, and no worse: surely not essential.
     assert verdicts(ablation(climbs={"cooldown 0": JUMPS}))[1] == "not held"
     assert verdicts(ablation(spread=2.0)) == ["not decided", "not decided"]
+
+
+def test_a_variant_that_is_the_reference_is_no_arm() -> None:
+    """By an argument that all arms share, or by one that follows from the window."""
+    plain = dataclasses.replace(BASE, scheduler="deba")
+    whole = {a.name for a in differing(ablation_arms(plain, SEEDS))}
+    assert whole >= {"cooldown 3", "calibrated on 5", "full history"}
+    shared = {"cooldown": 3, "calibration_epochs": 5, "window": None}
+    arms = ablation_arms(dataclasses.replace(plain, scheduler_args=shared), SEEDS)
+    kept = [a.name for a in differing(arms)]
+    assert whole - set(kept) == {"cooldown 3", "calibrated on 5", "full history"}
+    assert kept[:3] == ["deba", "deba reordered", "fixed"]
+    longer = dataclasses.replace(plain, window_epochs=5)
+    assert whole - {a.name for a in differing(ablation_arms(longer, SEEDS))} == {"calibrated on 5"}
+    # What the reference lacks itself its arms cannot be judged by.
+    told = ablation_study(arms, fake_results(arms, steady), CURVE)
+    assert [c.verdict for c in told.claims] == ["not decided", "not decided"]
+    assert "the reference lacks it" in told.claims[0].reason
 
 
 def test_a_diverged_arm_decides_nothing() -> None:

@@ -153,6 +153,11 @@ def test_what_fits_uses_no_more_than_is_free_and_all_of_it(
         assert peak * (largest + 1 - done) > free * done
 
 
+def test_a_cpu_has_no_number() -> None:
+    """Its runs go by CPU seconds, whatever it was called."""
+    assert str(resolve_device("cpu:0")) == "cpu"
+
+
 def test_where_nothing_is_known_nothing_is_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "available_memory", lambda: 0.0)
     assert largest_that_fits(CPU, 100, 16, 32) == 16

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from stability_probe.launch import is_common, is_leaders
 from stability_probe.order import epoch_batches
 from stability_probe.records import RunResult
 from stability_probe.run import run
+from stability_probe.run_summary import split_epochs
 from stability_probe.state import make_state
 from stability_probe.store import Store
 from tests.test_run import all_timeless
@@ -49,7 +51,8 @@ CONFIG = RunConfig(
 WORKER = """
 import json, os, sys
 from pathlib import Path
-from stability_probe import step
+import torch
+from stability_probe import loop, step
 from stability_probe.config import RunConfig
 from stability_probe.plain import to_plain
 from stability_probe.run import run
@@ -58,16 +61,22 @@ from stability_probe.store import Store
 config, root, told = sys.argv[1:]
 rank = os.environ["RANK"]
 Path(told, f"pid{rank}").write_text(str(os.getpid()))
-seen = []
-original = step._backward_share
+seen, seeds, buffers = [], [], []
+original, evaluate = step._backward_share, loop.evaluate
 
 def spy(state, data, images, labels, precision):
     seen.append([int(x) for x in state.world.share(images).flatten(1).double().sum(1)])
+    seeds.append(torch.initial_seed())
     return original(state, data, images, labels, precision)
 
-step._backward_share = spy
+def spy_evaluate(state, *rest):
+    buffers.append([b.tolist() for b in state.model.buffers()])
+    return evaluate(state, *rest)
+
+step._backward_share, loop.evaluate = spy, spy_evaluate
 result = run(RunConfig.from_dict(json.loads(config)), Store(Path(root)))
-Path(told, f"rank{rank}.json").write_text(json.dumps({"result": to_plain(result), "seen": seen}))
+told_of = {"result": to_plain(result), "seen": seen, "seeds": seeds, "buffers": buffers}
+Path(told, f"rank{rank}.json").write_text(json.dumps(told_of))
 """
 
 
@@ -125,6 +134,8 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     stored = Store(tmp_path / "two").load(CONFIG.run_id())
     close(stored, alone)
     assert stored.environment["processes"] == "2"
+    assert [e.micro_batch_size for e in stored.epochs] == [b // 2 for b in stored.batch_sizes]
+    assert split_epochs(stored) == [], "it is no lack of memory that shares a batch"
     # Both ranks went through the same records, times included: they are the leader's.
     assert first["result"]["epochs"] == second["result"]["epochs"]
     # Every sample once an epoch, over both; the last epoch's batches end the list.
@@ -137,6 +148,17 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         both = [x for s in shares for batch in s[start : start + count] for x in batch]
         assert sorted(both) == everything
         start += count
+
+
+def test_processes_draw_apart_and_are_evaluated_alike(tmp_path: Path) -> None:
+    """Each its own dropout, and BatchNorm's statistics of the leader, as theirs differ."""
+    config = dataclasses.replace(CONFIG, model="tests.tiny:net", epochs=2)
+    first, second = run_by_two(config, tmp_path / "two", tmp_path)
+    assert len(first["buffers"]) == 2
+    assert first["buffers"] == second["buffers"]
+    pairs = set(zip(first["seeds"], second["seeds"], strict=True))
+    assert len(pairs) == 2, "one an epoch"
+    assert all(one != other for one, other in pairs)
 
 
 def test_a_card_by_its_number_is_not_for_several_processes(
@@ -267,6 +289,8 @@ def test_a_follower_is_silent_on_what_the_leader_tells_only(
         assert is_common(error)
     monkeypatch.setattr("stability_probe.launch._joined", True)
     assert is_common(DivergedError(1)), "all see the same loss"
+    sent = pickle.loads(pickle.dumps(DivergedError(3)))
+    assert (str(sent), sent.epoch) == (str(DivergedError(3)), 3)
     assert not is_common(RunError("x"))
 
 

@@ -250,6 +250,13 @@ def test_an_arm_of_another_machine_is_compared_with_deba_on_one_curve() -> None:
     assert arm.deba_saves_more_pct.value == 0.0, "both grew alike"
 
 
+def test_no_arm_counts_a_row_with_the_curve_of_a_busy_machine() -> None:
+    rows = [make_corpus_row(seed=s, fixed_run_id=f"f{s}", curve_busy=s == 0) for s in range(3)]
+    timed = {"arm": "timed", "scheduler": "timed", "scheduler_args": "{}"}
+    both = [*rows, *(dataclasses.replace(r, **timed) for r in rows)]
+    assert [arm.num_rows for arm in compare_arms(both)] == [2, 2]
+
+
 def test_a_schedule_is_none_the_better_for_a_run_that_diverged() -> None:
     finished = [make_corpus_row(seed=seed, family=f"f{seed}", model="m") for seed in range(3)]
     lost = dataclasses.replace(

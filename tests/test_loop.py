@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from stability_probe.distributed import World
 from stability_probe.errors import DivergedError, UsageError
 from stability_probe.loop import evaluate, train
 from stability_probe.order import batch_lengths, epoch_batches, generator_for
-from stability_probe.records import EpochRecord
+from stability_probe.records import EpochRecord, NoiseScaleRecord
 from stability_probe.state import make_state
 from tests.tiny import blobs
 
@@ -456,3 +457,63 @@ def test_peak_memory_forgets_what_was_before_and_sees_what_came_after() -> None:
     after = peak_memory(device)
     assert after is not None
     assert 0.9 * len(big) < after - before < 1.1 * len(big)
+
+
+def test_a_pass_that_the_schedule_asks_for_is_on_its_clock_and_the_probes_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a CPU a study goes by CPU seconds: a schedule that measures noise must not get it free."""
+
+    def busy(*_: Any) -> NoiseScaleRecord:
+        begin = time.process_time()
+        while time.process_time() - begin < 0.3:
+            pass
+        return metrics.noise_scale([2.0, 3.0], 1.0, 8, time_s=0.3)
+
+    monkeypatch.setattr(loop, "measure_noise_scale", busy)
+    plain = train_all(CONFIG, blobs())
+    assert plain[1].noise is not None
+    assert max(r.cpu_s for r in plain) < 0.3
+    asked = with_fields(scheduler="noise_scale", scheduler_args={"every": 3})
+    costly = [r.epoch for r in train_all(asked, blobs()) if min(r.cpu_s, r.time_s) >= 0.3]
+    assert costly == [3, 6]
+
+
+def test_each_pass_of_a_schedule_draws_other_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[int]] = []
+    load = step.load_batch
+
+    def spy(data: Any, batch: torch.Tensor, *rest: Any) -> Any:
+        drawn.append(batch.tolist())
+        return load(data, batch, *rest)
+
+    monkeypatch.setattr(noise_pass, "load_batch", spy)
+    train_all(with_fields(scheduler="noise_scale", scheduler_args={"every": 1}), blobs())
+    per_pass = len(drawn) // 6
+    first = [drawn[n * per_pass] for n in range(6)]
+    assert len({tuple(f) for f in first}) == 6
+
+
+def test_evaluation_takes_as_many_at_once_whatever_batch_is_trained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: list[int] = []
+    evaluate_some = loop._try_evaluate
+
+    def spy(state: Any, data: Any, images: Any, labels: torch.Tensor) -> Any:
+        sizes.append(len(labels))
+        return evaluate_some(state, data, images, labels)
+
+    monkeypatch.setattr(loop, "_try_evaluate", spy)
+    growing = {"scheduler": "timed", "scheduler_args": {"cooldown": 1}, "max_batch_size": 64}
+    records = train_all(with_fields(**growing), blobs(num_test=200))
+    assert records[-1].batch_size > 16
+    assert sizes == [64, 64, 64, 8] * 6
+
+
+def test_the_peak_of_an_epoch_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(loop, "reset_peak_memory", lambda _: told.append("reset"))
+    monkeypatch.setattr(loop, "peak_memory", lambda _: told.append("peak") or 5)
+    train_all(with_fields(epochs=3), blobs())
+    assert told == ["reset", "peak"] * 3

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from predictor.validate import validate
 from stability_probe import probe, throughput
+from stability_probe.ablate import ablate
+from stability_probe.compare import compare
 from stability_probe.errors import UsageError
 from stability_probe.loop import train
 from stability_probe.metrics import profile, stability_metrics
@@ -97,3 +100,27 @@ def test_what_shows_no_variation_is_refused() -> None:
         probe.characterize(with_fields(window_epochs=1), seeds=(0,))
     with pytest.raises(UsageError, match="--seeds"):
         probe.characterize(CONFIG, seeds=())
+
+
+def test_without_seeds_it_is_the_seed_of_the_config() -> None:
+    c = probe.characterize(with_fields(seed=7, window_epochs=2))
+    assert (c.seeds, c.config["seed"]) == ((7,), 7)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "told"),
+    [((), "no seed is given"), ((4, 5, 4), "seed 4 is given twice; name each once")],
+)
+def test_two_windows_of_one_seed_would_agree_beyond_all_noise(
+    seeds: tuple[int, ...], told: str, tmp_path: Path
+) -> None:
+    asked = (
+        lambda: probe.characterize(CONFIG, seeds=seeds),
+        lambda: compare(CONFIG, seeds=seeds, root=tmp_path),
+        lambda: ablate(CONFIG, seeds=seeds, root=tmp_path),
+        lambda: validate(CONFIG, seeds=seeds, store=Store(tmp_path)),
+    )
+    for ask in asked:
+        with pytest.raises(UsageError, match=told):
+            ask()
+    assert not list(tmp_path.iterdir())

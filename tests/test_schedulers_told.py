@@ -208,6 +208,8 @@ def test_the_last_mini_batch_counts_where_asked() -> None:
     absent = Deba(thresholds=START, signal="last")
     record = make_epoch(epoch=1, grad_component_variance_last=None, **CALM)
     assert absent.propose(record).evidence[0].value == 5e-5  # older records have only the mean
+    none = make_epoch(epoch=1, grad_component_variance_last=0.0, **CALM)
+    assert Deba(thresholds=START, signal="last").propose(none).evidence[0].value == 0.0
 
 
 def rescaled(trace_sigma: float, grad_sq_norm: float) -> list[Any]:

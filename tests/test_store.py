@@ -513,6 +513,11 @@ def test_every_setting_that_changes_the_numbers_changes_the_name() -> None:
     assert len({base.run_id(), *others}) == 1 + len(others)
 
 
+def test_a_whole_number_is_the_same_rate() -> None:
+    whole = RunConfig(model="a", lr=1, momentum=0, weight_decay=0)
+    assert whole.run_id() == RunConfig(model="a", lr=1.0, momentum=0.0, weight_decay=0.0).run_id()
+
+
 def test_where_data_lies_and_threads_do_not_change_the_name() -> None:
     base = RunConfig(model="resnet10t")
     assert dataclasses.replace(base, **NO_IDENTITY).run_id() == base.run_id()

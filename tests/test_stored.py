@@ -67,3 +67,11 @@ def test_only_a_finished_run_counts(tmp_path: Path) -> None:
     other = make_pair(seed=1)[0]
     keep_run(tmp_path, other, done=False)
     assert finished_run(config_of(other), tmp_path, "contiguous") is None
+
+
+def test_the_folder_one_is_in_is_a_run_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_pair()[0]
+    monkeypatch.chdir(tmp_path / keep_run(tmp_path, run))
+    assert load_stored(".", tmp_path) == run

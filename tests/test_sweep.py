@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,7 @@ from stability_probe.executors import LocalProcesses, make_executor
 from stability_probe.plain import to_plain
 from stability_probe.progress import Quiet
 from stability_probe.ray_cluster import RayCluster
+from stability_probe.records import ThroughputCurve
 from stability_probe.run import run
 from stability_probe.store import Store
 from stability_probe.sweep import (
@@ -35,6 +37,7 @@ from stability_probe.sweep import (
     load_sweep,
     measure_curves,
     num_done,
+    num_runs,
     run_all,
     run_sweep,
 )
@@ -317,6 +320,26 @@ def test_a_curve_is_measured_once_a_model(root: Path, monkeypatch: pytest.Monkey
     assert measure_curves(configs, root) == {path: quiet}
 
 
+def test_of_two_processes_one_measures_a_curve_while_the_other_waits(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would be the other's busy machine."""
+    measuring: list[str] = []
+
+    def measure(config: RunConfig, *_: Any) -> ThroughputCurve:
+        measuring.append(config.model)
+        time.sleep(0.2)
+        assert len(measuring) == 1
+        return make_curve([16], [120.0])
+
+    monkeypatch.setattr(throughput, "measure_throughput", measure)
+    with ThreadPoolExecutor(2) as two:
+        started = [two.submit(measure_curves, [make_config(0)], root) for _ in range(2)]
+        one, other = (future.result() for future in started)
+    assert one == other
+    assert len(measuring) == 1
+
+
 def test_what_a_curve_took_is_given_back_before_the_runs(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -477,6 +500,10 @@ def test_a_dry_run_counts_and_estimates_and_trains_nothing(root: Path) -> None:
         ["torchvision:vgg11"],
     )
     assert len(list(root.iterdir())) == 2
+    # Combinations of a grid that come to the same are one run.
+    twice = alone([*configs, *configs])
+    assert estimated_s(twice, root) == (pytest.approx(2.0), [])
+    assert (num_runs(twice), num_done(twice, root)) == (3, 1)
 
 
 @pytest.mark.parametrize("more", [["--dry-run"], []])
