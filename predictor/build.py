@@ -130,7 +130,7 @@ def own_rows(run_ids: Sequence[str], root: Path) -> list[CorpusRow]:
         require_machine(adaptive, fixed.environment)
         curve = _curve_beside(fixed, baseline, root)
         rows.append(_make_row(config.scheduler, config, fixed, adaptive, curve))
-    return rows
+    return list({row.pair_id: row for row in rows}.values())  # one may be named twice
 
 
 def _curve_beside(fixed: RunResult, baseline: RunConfig, root: Path) -> ThroughputCurve:

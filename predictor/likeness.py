@@ -64,6 +64,9 @@ def stuck(case: Case) -> str | None:
     losses = case.profile.losses
     if metrics.learns(losses):
         return None
+    if max(losses) > 2 * losses[0]:
+        risen = f"({losses[0]:.4g} to {max(losses):.4g})"
+        return f"its loss rose in the window {risen}, so that it learns nothing; use a smaller --lr"
     return (
         f"its loss hardly fell in the window ({losses[0]:.4g} to {min(losses):.4g}), so that it "
         "learns nothing yet and no batch is worth choosing; use another --lr or a longer --window"

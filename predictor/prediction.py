@@ -61,7 +61,12 @@ def predict_cases(
         unlike=silent,
         no_skill=fitted.no_skill,
         only=fitted.only_verdict,
-        hopeless=None if busy else too_little_headroom(cases[0], limits),
+        # A curve of one batch needs no timing to say that none is larger.
+        hopeless=(
+            None
+            if busy and len(cases[0].curve.points) > 1
+            else too_little_headroom(cases[0], limits)
+        ),
         basis=fitted.basis,
         measured_before=before,
         alternative=(

@@ -139,7 +139,8 @@ def _arms_part(key: str, study: Study) -> Part:
         title="All arms",
         text=(
             f"Mean ± standard deviation over {counted(len(study.seeds), 'seed')}, {clock}. By the "
-            "curve: what the batch sizes save on the throughput curve of a quiet machine.",
+            "curve: what the batch sizes save on the throughput curve of a "
+            f"{'busy' if study.curve.busy else 'quiet'} machine.",
             *_machines_words(study),
         ),
         figures=(figures.study_figure(key, study),),

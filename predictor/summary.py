@@ -52,6 +52,7 @@ def characterization_json(
         "normalization": c.normalization,
         **{n: to_plain(over_seeds(c, n)) for n in names},
         "noise_scale": to_plain(metrics.mean_std(noise)) if noise else None,
+        "noise_scale_undefined": len(c.metrics) - len(noise),
         "throughput": [
             {"batch_size": q.batch_size, "samples_per_s": q.samples_per_s, "spread": q.spread}
             for q in c.curve.points
@@ -168,7 +169,8 @@ def validation_table(v: Validation) -> Group:
     head = f"{v.config['model']} on {v.config['data']}, {v.config['epochs']} epochs, {seeds}"
     luck = scatter_words(v.comparisons)
     target = f"target: the fixed run's final accuracy - {metrics.TARGET_MARGIN_PP:g} points"
-    beside = [Text(target, "dim"), *([Text(luck, "dim")] if luck else [])]
+    reason = f"predicted: {verdict}, as {p.reason}"
+    beside = [Text(t, "dim") for t in (reason, target, luck) if t]
     if p.limits != DEFAULT_LIMITS:
         beside.append(Text(f"a benefit here: {p.limits.words}", "dim"))
     return Group(Text(head), Text(), table, *beside, Text(), _outcome(v))

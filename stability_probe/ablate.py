@@ -25,6 +25,7 @@ from stability_probe.study import (
     in_other_order,
     make_arm,
     make_study,
+    not_finished,
     resolve_for_study,
     run_arms,
 )
@@ -151,7 +152,7 @@ def profile_arm(arms: Sequence[Arm], results: Results) -> Arm:
     by_name = {arm.name: arm for arm in arms}
     runs = by_name[FIXED].results(results)
     if runs is None or any(r.status != "finished" for r in runs):
-        raise RunError("fixed did not finish for every seed; see probe runs, or lower --lr")
+        raise RunError(not_finished(FIXED))
     configs = tuple(
         _with_profile(config, run)
         for config, run in zip(by_name[REFERENCE].configs, runs, strict=True)

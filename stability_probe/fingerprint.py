@@ -15,6 +15,8 @@ import inspect
 import json
 import math
 import re
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import torch
 from torch.nn import functional as F
 
 from stability_probe.config import RunConfig
-from stability_probe.datasets import Dataset
+from stability_probe.datasets import Dataset, load_dataset
 from stability_probe.errors import UsageError
 from stability_probe.models import check_model, is_own_model, make_model
 from stability_probe.randomness import randomness_kept, seed_everything
@@ -32,6 +34,10 @@ from stability_probe.user_code import import_callable, is_own, working_directory
 _TOLERANCE = 1e-3
 """Relative; processors differ in the last bits of a gradient, an edit changes its first digits."""
 _IMAGES, _SEED = 2, 2511
+_TRAINED_IMAGES = 16
+"""Enough that BatchNorm does not blow up what processors round differently."""
+_LATER = ("training_loss",)
+"""Not in the fingerprints of earlier versions."""
 
 
 def require_unchanged(config: RunConfig, dataset: Dataset, root: Path) -> None:
@@ -41,11 +47,23 @@ def require_unchanged(config: RunConfig, dataset: Dataset, root: Path) -> None:
     """
     data = (config.data, config.limit, config.img_size)
     if is_own(config.data):
-        _compare(root, "data", data, _of_data(dataset))
+
+        def again() -> dict[str, Any]:
+            dataset = load_dataset(
+                config.data,
+                data_dir=config.data_dir,
+                limit=config.limit,
+                img_size=config.img_size,
+            )
+            return _of_data(dataset)
+
+        _compare(root, "data", data, _of_data(dataset), again)
     if is_own_model(config.model):
-        _compare(root, "model", (config.model, *data), _of_model(config.model, dataset))
+        measure = partial(_of_model, config.model, dataset)
+        _compare(root, "model", (config.model, *data), measure(), measure)
     if is_own(config.scheduler):
-        _compare(root, "scheduler", (config.scheduler,), _of_scheduler(config.scheduler))
+        measure = partial(_of_scheduler, config.scheduler)
+        _compare(root, "scheduler", (config.scheduler,), measure(), measure)
 
 
 def has_fingerprint(config: RunConfig) -> bool:
@@ -53,7 +71,13 @@ def has_fingerprint(config: RunConfig) -> bool:
     return is_own(config.data) or is_own_model(config.model) or is_own(config.scheduler)
 
 
-def _compare(root: Path, kind: str, names: tuple[object, ...], here: dict[str, Any]) -> None:
+def _compare(
+    root: Path,
+    kind: str,
+    names: tuple[object, ...],
+    here: dict[str, Any],
+    again: Callable[[], dict[str, Any]],
+) -> None:
     digest = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:10]
     path = root / "fingerprints" / f"{kind}-{digest}.json"
     if not path.exists():
@@ -61,12 +85,28 @@ def _compare(root: Path, kind: str, names: tuple[object, ...], here: dict[str, A
         write_json(path, {"name": names[0], **here})
         return
     before = read_json(path)
-    changed = [what for what, value in here.items() if not _same(before.get(what), value)]
-    if changed:
+    if not (changed := _changed(before, here)):
+        return
+    told = f"other {', '.join(w.replace('_', ' ') for w in changed)}"
+    if _changed(here, again()):
         raise UsageError(
-            f"{names[0]} is no longer the {kind} that the runs in {root} were made with "
-            f"(other {', '.join(w.replace('_', ' ') for w in changed)}); use another -o"
+            f"{names[0]} gives another {kind} each time it is called ({told}); let it seed what it "
+            "draws, and make a new model each time"
         )
+    raise UsageError(
+        f"{names[0]} is no longer the {kind} that the runs in {root} were made with "
+        f"({told}); use another -o"
+    )
+
+
+def _changed(before: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What differs; an earlier version did not look at all of it."""
+    return [
+        what
+        for what, value in here.items()
+        if what not in _LATER or what in before
+        if not _same(before.get(what), value)
+    ]
 
 
 def _same(before: object, here: object) -> bool:
@@ -89,12 +129,13 @@ def _of_data(dataset: Dataset) -> dict[str, Any]:
 def _of_model(name: str, dataset: Dataset) -> dict[str, Any]:
     """Its layers, and loss and gradient of its first weights for images that never change.
 
-    Measured in evaluation mode, where BatchNorm does not blow up what processors round
-    differently; of what training alone does, such as dropout, the layers tell.
+    The gradient is that of evaluation mode, since in training BatchNorm blows up what processors
+    round differently; what training alone does, such as dropout, its loss tells.
     """
     _, channels, height, width = dataset.train_images.shape
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(_IMAGES, channels, height, width, generator=generator)
+    more = torch.rand(_TRAINED_IMAGES, channels, height, width, generator=generator)
     shape = {"num_classes": dataset.num_classes, "img_size": width, "in_chans": channels}
     labels = torch.arange(_IMAGES) % dataset.num_classes
     with randomness_kept():
@@ -105,7 +146,11 @@ def _of_model(name: str, dataset: Dataset) -> dict[str, Any]:
         loss = F.cross_entropy(model(images), labels)
         weights = [p for p in model.parameters() if p.requires_grad]
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-    layers = [str(model), *(f"{k} {list(v.shape)}" for k, v in model.state_dict().items())]
+        layers = [str(model), *(f"{k} {_shape(v)}" for k, v in model.state_dict().items())]
+        model.train()
+        seed_everything(_SEED)
+        with torch.no_grad():
+            training_loss = F.cross_entropy(model(more), torch.arange(len(more)) % len(labels))
     # Where a function is told by its address, that differs from process to process.
     text = re.sub(r" at 0x[0-9a-f]+", "", "\n".join(layers))
     norms = torch.stack([g.double().norm() for g in gradients if g is not None])
@@ -113,7 +158,13 @@ def _of_model(name: str, dataset: Dataset) -> dict[str, Any]:
         "layers": _digest(text.encode()),
         "loss": _plain(loss.detach()),
         "gradient": _plain(norms.norm()),
+        "training_loss": _plain(training_loss),
     }
+
+
+def _shape(value: object) -> str:
+    """Of a tensor of a state; of other state, which a module may have, no more than its type."""
+    return str(list(value.shape)) if isinstance(value, torch.Tensor) else type(value).__name__
 
 
 def _of_scheduler(name: str) -> dict[str, Any]:

@@ -14,7 +14,10 @@ from torch import Tensor
 from stability_probe.errors import MissingError, UsageError
 from stability_probe.labelled_images import LabelledImages, balanced_subset, rank_in_class
 
-_IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+_IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+)
+"""Those of torchvision's ``ImageFolder``."""
 
 
 class _Files(NamedTuple):
@@ -45,6 +48,7 @@ def read_image_folder(path: str, size: int, limit: int | None, seed: int) -> Lab
             f"{train_root} has {len(classes)} folders with images; it needs one for each class"
         )
     test_root = next((root / n for n in ("test", "val") if _class_names(root / n)), None)
+    _require_images(train_root, classes)
     train = _list_images(train_root, classes)
     if train_root == root or test_root is None:
         train, test = _split(train, train_root, seed)
@@ -73,6 +77,14 @@ def _split(files: _Files, root: Path, seed: int) -> tuple[_Files, _Files]:
     return files.select((~is_test).nonzero().flatten()), files.select(is_test.nonzero().flatten())
 
 
+def _require_images(root: Path, classes: Sequence[str]) -> None:
+    """A class none of whose files are pictures would be left out without a word."""
+    for folder in sorted(p for p in root.iterdir() if p.is_dir() and p.name not in classes):
+        if not folder.name.startswith(".") and any(p.is_file() for p in folder.iterdir()):
+            kinds = ", ".join(sorted(s.removeprefix(".") for s in _IMAGE_SUFFIXES))
+            raise MissingError(f"{folder} has files but no image; use {kinds}")
+
+
 def _class_names(root: Path) -> list[str]:
     """Sorted names of the folders in `root` that hold images."""
     if not root.is_dir():
@@ -82,7 +94,8 @@ def _class_names(root: Path) -> list[str]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in _IMAGE_SUFFIXES)
+    found = (p for p in folder.iterdir() if not p.name.startswith("."))
+    return sorted(p for p in found if p.suffix.lower() in _IMAGE_SUFFIXES)
 
 
 def _list_images(root: Path, classes: Sequence[str]) -> _Files:

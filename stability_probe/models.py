@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import io
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from stability_probe.buffers import buffers_kept
 from stability_probe.device import is_out_of_memory
 from stability_probe.errors import ProbeError, RunError, UsageError
 from stability_probe.randomness import randomness_kept
@@ -102,6 +104,7 @@ def check_model(
             logits = _try_forward(model, name, shape, when=" in training")
             _require_logits(name, logits, num_classes, "in training")
             _require_gradient(model, name, logits)
+        _require_plain_state(model, name)
 
 
 @contextmanager
@@ -109,20 +112,17 @@ def _left_alone(model: nn.Module, *, training: bool) -> Iterator[None]:
     """Evaluation, or training that leaves the model and the random state as they were."""
     was_training = model.training
     model.train(training)
-    # The first pass, in evaluation, is the one that makes what is lazy.
-    buffers = [(b, b.clone()) for b in model.buffers()] if training else []
     try:
-        # Not inference_mode: what a model keeps from this pass could not be trained with.
+        # Not inference_mode: what a model keeps from this pass could not be trained with. The first
+        # pass, in evaluation, is the one that makes what is lazy.
         with (
             randomness_kept() if training else nullcontext(),
+            buffers_kept(model) if training else nullcontext(),
             torch.set_grad_enabled(training),
         ):
             yield
     finally:
         model.train(was_training)
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
 
 
 def _try_forward(model: nn.Module, name: str, shape: tuple[int, int, int], when: str = "") -> Any:
@@ -160,8 +160,27 @@ def _require_gradient(model: nn.Module, name: str, logits: torch.Tensor) -> None
             f"{name} cannot be trained by its logits: {cause(error)}; they must be floats, and "
             "nothing on the way to them detached or changed in place"
         ) from error
+    if any(gradient is not None and gradient.is_sparse for gradient in found):
+        raise UsageError(f"{name} has a sparse gradient, which is not measured; use sparse=False")
     if all(gradient is None for gradient in found):
         raise UsageError(f"{name} gives no parameter a gradient; use them in forward, undetached")
+
+
+def _require_plain_state(model: nn.Module, name: str) -> None:
+    """What a module keeps beside its tensors must be such as is read back without running code."""
+    extra = {k: v for k, v in model.state_dict().items() if not isinstance(v, torch.Tensor)}
+    if not extra:
+        return
+    try:
+        buffer = io.BytesIO()
+        torch.save(extra, buffer)
+        buffer.seek(0)
+        torch.load(buffer, weights_only=True)
+    except Exception as error:  # pickling fails in as many ways as there are objects
+        raise UsageError(
+            f"the state of {name} cannot be stored ({cause(error)}); let get_extra_state() give "
+            "tensors and plain values"
+        ) from error
 
 
 def _require_memory(error: BaseException) -> None:
@@ -323,7 +342,8 @@ def _make_user(name: str, wanted: Mapping[str, Any]) -> nn.Module:
         takes_all = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
         given = {k: v for k, v in wanted.items() if takes_all or k in accepted}
         try:
-            model = make(**given)
+            with torch.enable_grad():  # and as it was, whatever that leaves behind
+                model = make(**given)
         except (Exception, SystemExit) as error:
             raise UsageError(f"{name} raised {cause(error)}") from error
     if not isinstance(model, nn.Module):

@@ -72,4 +72,7 @@ def noise_words(c: Characterization) -> tuple[str, str]:
     if not known:
         return "undefined", "the mean gradient drowns in its noise"
     value = metrics.mean_std(known)
-    return f"{value.mean:.0f} samples", "batches below it are mostly noise"
+    meaning = "batches below it are mostly noise"
+    if unknown := len(c.metrics) - len(known):
+        meaning += f"; undefined in {unknown} of {counted(len(c.metrics), 'seed')}: drowned in it"
+    return f"{value.mean:.0f} samples", meaning

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from stability_probe.buffers import restore_buffers
 from stability_probe.config import RunConfig, with_memory_format
 from stability_probe.datasets import Dataset, load_dataset
 from stability_probe.device import describe_environment, is_out_of_memory, use_threads
@@ -189,6 +190,7 @@ def _found(
 
 def _restore(state: TrainState, saved: dict[str, Any], checkpoint: Path) -> None:
     try:
+        restore_buffers(state.model, {**saved["model"], **saved.get("buffers", {})})
         state.model.load_state_dict(saved["model"])
         state.optimizer.load_state_dict(saved["optimizer"])
         state.scheduler.load_state_dict(saved["scheduler"])
@@ -222,6 +224,8 @@ def _checkpoint(state: TrainState) -> bytes:
     torch.save(
         {
             "model": state.model.state_dict(),
+            # Those that are not persistent are part of the state of a run all the same.
+            "buffers": dict(state.model.named_buffers()),
             "optimizer": state.optimizer.state_dict(),
             "scheduler": state.scheduler.state_dict(),
             "epoch": state.epoch,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stability_probe.buffers import buffers_kept
 from stability_probe.compiled import compile_model
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset
@@ -114,16 +115,12 @@ def make_state(config: RunConfig, dataset: Dataset, world: World | None = None) 
 def left_alone(state: TrainState) -> Iterator[None]:
     """Training mode for passes that leave buffers, gradients and the random state of the CPU as
     they were; that of a card is seeded anew each epoch."""
-    buffers = [b.clone() for b in state.model.buffers()]
     state.model.train()
     try:
-        with randomness_kept():
+        with randomness_kept(), buffers_kept(state.model):
             yield
     finally:
         state.optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            for buffer, saved in zip(state.model.buffers(), buffers, strict=True):
-                buffer.copy_(saved)
 
 
 def _check_batch(config: RunConfig, model: nn.Module, num_train: int, world: World) -> None:

@@ -95,9 +95,19 @@ def run_arms(arms: Sequence[Arm], root: Path, jobs: int, progress: Progress) -> 
     # Seed by seed, so that an interrupted study has whole pairs.
     columns = zip(*(arm.configs for arm in arms), strict=True)
     configs = {c.run_id(): c for column in columns for c in column}
-    run_all(list(configs.values()), root, LocalProcesses(jobs), progress)
+    failed = run_all(list(configs.values()), root, LocalProcesses(jobs), progress)
+    for run_id, reason in failed.items():
+        progress.note(f"failed: {run_id}: {reason}")
     found = {run_id: read_result(root / run_id) for run_id in configs}
     return {run_id: result for run_id, result in found.items() if result is not None}
+
+
+def not_finished(reference: str) -> str:
+    """Why there is no study without this arm."""
+    return (
+        f"{reference} did not finish for every seed, and is what all else is compared with; where "
+        "it diverged (see probe runs) use a smaller --lr, where it failed the reason is told above"
+    )
 
 
 def make_study(
@@ -118,7 +128,7 @@ def make_study(
     by_name = {arm.name: arm for arm in arms}
     base = _finished(by_name[reference], results)
     if base is None:
-        raise RunError(f"{reference} did not finish for every seed; see probe runs, or lower --lr")
+        raise RunError(not_finished(reference))
     runs = {arm.name: done for arm in arms if (done := _finished(arm, results)) is not None}
     noise = next((runs[a.name] for a in arms if a.role == "noise" and a.name in runs), None)
     floor_time = max((abs(v) for v in _time_saved(noise, base) or ()), default=None)

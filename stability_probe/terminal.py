@@ -1,4 +1,4 @@
-"""Output: results on stdout; on stderr a bar on a terminal, plain lines in a log, else nothing."""
+"""Output: results on stdout; on stderr a bar on a terminal, plain lines in a log, else notes."""
 
 from __future__ import annotations
 
@@ -137,15 +137,24 @@ class LogProgress:
         print(text, file=self._stream, flush=True)
 
 
+class NotesOnly(Quiet):
+    """Lines on stderr for what a person must know, and none for how far the work is."""
+
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
 def make_progress(
     quiet: bool = False, no_progress: bool = False, verbose: bool = False
 ) -> Progress:
-    """What suits stderr: a bar on a terminal; elsewhere lines if `verbose`, else nothing."""
-    if quiet or no_progress or follows():
+    """What suits stderr: a bar on a terminal; elsewhere lines if `verbose`, else notes alone."""
+    if quiet or follows():
         return Quiet()
+    if no_progress:
+        return NotesOnly()
     if sys.stderr.isatty():
         return TerminalProgress()
-    return LogProgress() if verbose else Quiet()
+    return LogProgress() if verbose else NotesOnly()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from stability_probe.compiled import compiling
-from stability_probe.config import RunConfig, step_id
+from stability_probe.config import RunConfig, largest_batch_size, step_id
 from stability_probe.datasets import Dataset
 from stability_probe.device import (
     device_name,
@@ -110,10 +110,10 @@ def choose_memory_format(
 ) -> MemoryFormatChoice:
     """What `channels_last` says, or for auto the faster of the two at two batch sizes.
 
-    They are timed side by side at the initial batch and, where it fits into the memory, at four
-    times that. With the `root` of a store the choice is kept there: timed anew, two formats of
-    nearly one speed would take turns, and runs begun with one would not be found with the other.
-    Raises `MissingError` when what was kept is damaged.
+    They are timed side by side at the initial batch and, where it fits into the memory and a
+    schedule may reach it, at four times that. With the `root` of a store the choice is kept there:
+    timed anew, two formats of nearly one speed would take turns, and runs begun with one would not
+    be found with the other. Raises `MissingError` when what was kept is damaged.
     """
     if config.channels_last != "auto":
         name = "channels_last" if config.channels_last == "on" else "contiguous"
@@ -156,7 +156,8 @@ def _sizes_that_fit(states: Sequence[TrainState], data: Dataset, config: RunConf
     A run needs less: it has one model alone, and may never reach the larger batch.
     """
     fitting: list[int] = []
-    for size in (config.batch_size, min(4 * config.batch_size, len(data.train_labels))):
+    largest = largest_batch_size(config, len(data.train_labels))
+    for size in dict.fromkeys((config.batch_size, min(4 * config.batch_size, largest))):
         device = states[0].device
         if _foresee_out_of_memory(device, fitting, size) is not None:
             break

@@ -266,6 +266,7 @@ def test_rows_of_another_machine_than_the_curve_are_refused(
     assert build(root, file)[0].exit_code == 2
     write_json(path, to_plain(dataclasses.replace(CURVE, device_name="another")))
     assert len(own_rows([pair[1].run_id], root)) == 1
+    assert len(own_rows([pair[1].run_id] * 2, root)) == 1, "one run"
     assert build(root, file)[1]["built"] == 1
 
 

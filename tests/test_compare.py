@@ -47,7 +47,7 @@ from stability_probe.records import RunResult, Study
 from stability_probe.run import run
 from stability_probe.schedulers.deba import thresholds_of
 from stability_probe.store import Store, read_study
-from stability_probe.study import Arm
+from stability_probe.study import Arm, run_arms
 from stability_probe.study_summary import study_json, study_table
 from tests.factories import make_curve
 from tests.predictor_factories import make_run
@@ -334,6 +334,18 @@ def test_a_whole_seed_of_another_machine_is_compared_within_itself() -> None:
     told = compare_study(arms, results, CURVE)
     assert len(told.machines) == 2
     assert (told.arms, told.contrasts) == (before.arms, before.contrasts)
+
+
+def test_why_an_arm_failed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+
+    class Noting(Quiet):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    monkeypatch.setattr(study, "run_all", lambda *_: {"a-run": "your own code raised KeyError"})
+    assert run_arms(all_arms(steady)[0], tmp_path, 1, Noting()) == {}
+    assert notes == ["failed: a-run: your own code raised KeyError"]
 
 
 def test_without_the_reference_nothing_can_be_compared() -> None:

@@ -414,7 +414,7 @@ def test_folder_reads_train_and_test(tmp_path: Path, test_name: str) -> None:
     for part, count in (("train", 3), (test_name, 1)):
         for i in range(count):
             write_picture(tmp_path / part / "blue" / f"{i}.png", (0, 0, 200), (50, 40))
-            write_picture(tmp_path / part / "red" / f"{i}.PNG", (200, 0, 0), (40, 60))
+            write_picture(tmp_path / part / "red" / f"{i}.TIFF", (200, 0, 0), (40, 60))
     data = load_dataset(f"folder:{tmp_path}", img_size=24)
     assert data.train_images.shape == (6, 3, 24, 24)
     assert data.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
@@ -480,6 +480,13 @@ def test_folder_problems_are_told(tmp_path: Path) -> None:
     for i in range(2):
         write_picture(tmp_path / "train" / "a" / f"{i}.png", (1, 1, 1), (8, 8))
     write_picture(tmp_path / "train" / "b" / "0.png", (1, 1, 1), (8, 8))
+    (tmp_path / "train" / "b" / "._0.png").write_bytes(b"left by another system")
+    other = tmp_path / "train" / "c" / "0.gif"
+    other.parent.mkdir()
+    other.touch()
+    with pytest.raises(MissingError, match=r"train/c has files but no image; use bmp, jpeg"):
+        load_dataset(f"folder:{tmp_path}")
+    other.unlink()
     with pytest.raises(UsageError, match="one image"):
         load_dataset(f"folder:{tmp_path}")
     write_picture(tmp_path / "test" / "zebra" / "0.png", (1, 1, 1), (8, 8))

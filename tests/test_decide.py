@@ -246,6 +246,11 @@ def test_a_flat_curve_is_an_answer_even_where_the_corpus_has_none(corpus: Any) -
     assert predict(make_characterization(curve=busy, **unlike), corpus).verdict == "abstain"
 
 
+def test_that_no_larger_batch_is_possible_needs_no_quiet_machine(corpus: Any) -> None:
+    one = dataclasses.replace(make_curve((16,), (100.0,)), busy=True)
+    assert predict(make_characterization(curve=one), corpus).verdict == "keep_fixed"
+
+
 def test_a_busy_machine_offers_no_plainer_batch(corpus: Any) -> None:
     curve = gains().curve
     assert predict(make_characterization(curve=curve), corpus).alternative is not None
@@ -395,6 +400,9 @@ def test_nothing_is_told_of_a_network_that_does_not_learn(corpus: Any) -> None:
     assert stuck.reason.startswith("its loss hardly fell in the window (2.305 to 2.303)")
     assert stuck.time_saved_interval_pct is None
     assert "hardly fell" not in told((2.3, 2.0)).reason
+    exploded = told((2.3, 7e6)).reason
+    assert exploded.startswith("its loss rose in the window (2.3 to 7e+06)")
+    assert "use a smaller --lr" in exploded
     # That weighs more than an unknown recipe; what another try may change is told last.
     odd, busy = (
         {**gains().config, "optimizer": "adamw"},

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from stability_probe import fingerprint
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset
 from stability_probe.errors import UsageError
@@ -21,7 +22,7 @@ from stability_probe.fingerprint import require_unchanged
 from stability_probe.probe import characterize
 from stability_probe.randomness import seed_everything
 from stability_probe.run import run
-from stability_probe.store import Store
+from stability_probe.store import Store, read_json, write_json
 from stability_probe.sweep import measure_curves, run_all
 from tests.tiny import blobs
 
@@ -100,6 +101,53 @@ def test_an_edited_model_is_no_longer_that_of_its_runs(
     assert run(CONFIG, store).status == "finished"
 
 
+def test_what_a_forward_pass_does_in_training_alone_shows(edit: Edit, tmp_path: Path) -> None:
+    head = "def make(num_classes):\n    return nn.Sequential("
+    drops = (
+        "class Net(nn.Sequential):\n"
+        "    def forward(self, x):\n"
+        "        x = torch.nn.functional.dropout(x, 0.1, self.training)\n"
+        "        return super().forward(x)\n\n"
+        "def make(num_classes):\n    return Net("
+    )
+    edit(head, drops)
+    for _ in range(2):
+        require_unchanged(CONFIG, blobs(), tmp_path)
+    edit(head, drops.replace("0.1", "0.8"))
+    with pytest.raises(UsageError, match=r"no longer the model .*\(other training loss\)"):
+        require_unchanged(CONFIG, blobs(), tmp_path)
+    # An earlier version did not look at it.
+    (kept,) = tmp_path.glob("fingerprints/model-*.json")
+    before = read_json(kept)
+    del before["training_loss"]
+    write_json(kept, before)
+    require_unchanged(CONFIG, blobs(), tmp_path)
+
+
+def test_a_model_that_is_another_each_time_is_told_from_an_edited_one(
+    edit: Edit, tmp_path: Path
+) -> None:
+    edit("return nn.Seq", "torch.seed()\n    return nn.Seq")
+    require_unchanged(CONFIG, blobs(), tmp_path)
+    with pytest.raises(UsageError, match=r"gives another model each time it is called .*loss"):
+        require_unchanged(CONFIG, blobs(), tmp_path)
+
+
+def test_a_module_may_keep_what_is_no_tensor(edit: Edit, tmp_path: Path) -> None:
+    extra = (
+        "class Net(nn.Sequential):\n"
+        "    def get_extra_state(self):\n        return {'epoch': 3}\n"
+        "    def set_extra_state(self, state):\n        pass\n\n"
+        "def make(num_classes):\n    return Net("
+    )
+    head = "def make(num_classes):\n    return nn.Sequential("
+    edit(head, extra)
+    assert run(CONFIG, Store(tmp_path / "runs")).status == "finished"
+    edit(head, extra.replace("{'epoch': 3}", "print"))
+    with pytest.raises(UsageError, match=r"cannot be stored .* let get_extra_state\(\) give"):
+        run(CONFIG, Store(tmp_path / "others"))
+
+
 def test_a_forward_pass_shows_in_loss_and_gradient(edit: Edit, tmp_path: Path) -> None:
     wrapped = (
         "class Net(nn.Sequential):\n"
@@ -128,14 +176,22 @@ def _one_label(data: Dataset) -> None:
     ("change", "what"), [(_one_pixel, "training images"), (_one_label, "test labels")]
 )
 def test_edited_data_are_no_longer_those_of_the_runs(
-    tmp_path: Path, change: Callable[[Dataset], None], what: str
+    tmp_path: Path,
+    change: Callable[[Dataset], None],
+    what: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = dataclasses.replace(CONFIG, model="tests.tiny:net")
     require_unchanged(config, blobs(), tmp_path)
     require_unchanged(config, blobs(), tmp_path)
     edited = blobs()
     change(edited)
+    monkeypatch.setattr(fingerprint, "load_dataset", lambda *_, **__: edited)
     with pytest.raises(UsageError, match=rf"no longer the data .*\(other {what}\)"):
+        require_unchanged(config, edited, tmp_path)
+    # What comes out otherwise each time is not edited, and another -o would not help.
+    monkeypatch.setattr(fingerprint, "load_dataset", lambda *_, **__: blobs())
+    with pytest.raises(UsageError, match=r"gives another data each time .* seed what it draws"):
         require_unchanged(config, edited, tmp_path)
     # Of another subset nothing is known yet.
     require_unchanged(dataclasses.replace(config, limit=50), edited, tmp_path)

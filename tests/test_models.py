@@ -151,6 +151,22 @@ def user_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "        y = super().forward(x).sigmoid()\n"
         "        y += y * y\n"
         "        return y.mul_(2)\n"
+        "class Sparse(nn.Sequential):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__(nn.Embedding(9, num_classes, sparse=True))\n"
+        "    def forward(self, x):\n"
+        "        return super().forward(torch.ones(2, dtype=torch.long))\n"
+        "class Counts(Keeps):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__(num_classes)\n"
+        "        self.register_buffer('count', torch.zeros(()))\n"
+        "    def forward(self, x):\n"
+        "        if self.training:\n"
+        "            self.count = self.count + 1\n"
+        "        return super().forward(x)\n"
+        "def careless(num_classes):\n"
+        "    torch.set_grad_enabled(False)\n"
+        "    return plain(num_classes)\n"
         "class Unused(Keeps):\n"
         "    def forward(self, x):\n"
         "        return torch.ones(2, 10, requires_grad=True)\n"
@@ -370,6 +386,18 @@ def test_model_that_keeps_tensors_trains_after_the_check(user_nets: str, name: s
     model(torch.randn(2, 3, 32, 32).requires_grad_()).sum().backward()
 
 
+def test_the_check_leaves_a_buffer_that_is_replaced_as_it_was(user_nets: str) -> None:
+    model = make_model(f"{user_nets}:Counts", **SHAPE)
+    check_model(model, f"{user_nets}:Counts", **SHAPE)
+    assert float(model.count) == 0.0
+
+
+def test_a_callable_that_turns_gradients_off_turns_off_none_of_ours(user_nets: str) -> None:
+    model = make_model(f"{user_nets}:careless", **SHAPE)
+    assert torch.is_grad_enabled()
+    check_model(model, f"{user_nets}:careless", **SHAPE)
+
+
 @pytest.mark.parametrize(
     ("attribute", "message"),
     [
@@ -385,6 +413,7 @@ def test_model_that_keeps_tensors_trains_after_the_check(user_nets: str, name: s
         ),
         ("InPlace", "InPlace cannot be trained by its logits: RuntimeError: one of the"),
         ("Unused", "mynets:Unused gives no parameter a gradient"),
+        ("Sparse", "mynets:Sparse has a sparse gradient, which is not measured; use sparse=False"),
         ("Quits", "mynets:Quits does not take 32x32 images: SystemExit: 5"),
         ("quits", "mynets:quits raised SystemExit: 3"),
         ("constant", "mynets:constant is no callable"),

@@ -376,6 +376,19 @@ def test_every_schedule_resumes_as_if_never_stopped(
     assert_same_state(load_checkpoint(cut, config), load_checkpoint(whole, config))
 
 
+def test_buffers_outside_a_models_state_and_of_another_shape_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(CONFIG, model="tests.tiny:remembering")
+    expected = run(config, Store(tmp_path / "whole"))
+    cut = Store(tmp_path / "cut")
+    with monkeypatch.context() as patch:
+        stop_after(patch, "write_bytes", 3)
+        with pytest.raises(StopNow):
+            run(config, cut)
+    assert all_timeless(run(config, cut)) == all_timeless(expected)
+
+
 def test_replaying_a_run_with_its_seed_repeats_it_exactly(tmp_path: Path) -> None:
     """The signals act through the batch sequence alone, so a control needs another seed."""
     store = Store(tmp_path)

@@ -223,6 +223,15 @@ def test_the_table_is_as_wide_as_a_screen_and_says_what_matters(verdict: str) ->
         assert whole in words
 
 
+def test_a_noise_scale_says_of_how_many_seeds_it_is_not() -> None:
+    seeds = tuple(make_metrics(noise_scale=n) for n in (42.0, None, None))
+    c = make_characterization(seeds)
+    words = " ".join(rendered(characterization_table(c, make_prediction())).split())
+    assert "42 samples batches below it are mostly noise; undefined in 2 of 3 seeds" in words
+    told = characterization_json(c, make_prediction())
+    assert (told["noise_scale"]["mean"], told["noise_scale_undefined"]) == (42.0, 2)
+
+
 def test_the_table_says_what_is_undefined_or_disturbed() -> None:
     curve = dataclasses.replace(CURVE, busy=True, stopped_by="out of memory at 512")
     c = make_characterization((make_metrics(noise_scale=None),), curve=curve)

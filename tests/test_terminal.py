@@ -20,6 +20,7 @@ from stability_probe.errors import RunError
 from stability_probe.progress import Progress, Quiet
 from stability_probe.terminal import (
     LogProgress,
+    NotesOnly,
     TerminalProgress,
     format_duration,
     make_progress,
@@ -127,11 +128,11 @@ def test_log_is_one_plain_line_an_epoch() -> None:
         (True, {}, TerminalProgress),
         (True, {"verbose": True}, TerminalProgress),
         (True, {"quiet": True}, Quiet),
-        (True, {"no_progress": True}, Quiet),
-        (False, {}, Quiet),
+        (True, {"no_progress": True}, NotesOnly),
+        (False, {}, NotesOnly),
         (False, {"verbose": True}, LogProgress),
         (False, {"verbose": True, "quiet": True}, Quiet),
-        (False, {"verbose": True, "no_progress": True}, Quiet),
+        (False, {"verbose": True, "no_progress": True}, NotesOnly),
     ],
 )
 def test_where_progress_goes(
@@ -207,3 +208,11 @@ def test_runs_under_way_have_bars_of_their_own() -> None:
     bar.within("never-seen", 10, 10)
     assert [task.description for task in bar._bar.tasks] == ["runs"]
     bar.close()
+
+
+def test_a_note_is_told_where_nothing_else_is(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = NotesOnly()
+    progress.start("runs", 3)
+    progress.step("one is done")
+    progress.note("it was finished before")
+    assert capsys.readouterr() == ("", "it was finished before\n")

@@ -185,7 +185,9 @@ def test_a_format_is_chosen_at_the_sizes_that_fit(
 ) -> None:
     monkeypatch.setattr(Hungry, "LIMIT", limit)
     monkeypatch.setattr(Hungry, "failures", 0)
-    config = with_fields(model="tests.tiny:hungry_conv", batch_size=8, channels_last="auto")
+    config = with_fields(
+        model="tests.tiny:hungry_conv", batch_size=8, max_batch_size=64, channels_last="auto"
+    )
     choice = choose_memory_format(config, blobs())
     assert {int(size) for size in re.findall(r"x at (\d+)", choice.reason)} == told
     assert Hungry.failures == steps
@@ -194,11 +196,23 @@ def test_a_format_is_chosen_at_the_sizes_that_fit(
         assert "not enough memory" in choice.reason
 
 
+def test_a_format_is_not_chosen_by_a_batch_that_no_schedule_may_reach(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Hungry, "LIMIT", 64)
+    shared = {"model": "tests.tiny:hungry_conv", "batch_size": 8, "channels_last": "auto"}
+    for largest, told in ((20, ["8", "20"]), (8, ["8"])):
+        choice = choose_memory_format(with_fields(max_batch_size=largest, **shared), blobs())
+        assert re.findall(r"x at (\d+)", choice.reason) == told
+
+
 def test_a_format_is_not_tried_at_a_size_that_the_kernel_might_kill(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(throughput, "largest_that_fits", lambda _d, _p, _done, size: size - 1)
-    config = with_fields(model="tests.tiny:hungry_conv", batch_size=8, channels_last="auto")
+    config = with_fields(
+        model="tests.tiny:hungry_conv", batch_size=8, max_batch_size=64, channels_last="auto"
+    )
     choice = choose_memory_format(config, blobs())
     assert re.fullmatch(r"channels_last [\d.]+x at 8", choice.reason)
 
