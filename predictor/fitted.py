@@ -37,7 +37,7 @@ from stability_probe.records import MeanStd
 from stability_probe.sealed import seal, unseal
 from stability_probe.store import write_text
 
-_FORMAT = 10
+_FORMAT = 11
 """Of the stored numbers and of how they are computed: raised when either changes."""
 
 
@@ -170,7 +170,8 @@ def _fit(
     from predictor.candidates import CANDIDATES
     from predictor.examples import make_examples, usable
     from predictor.held_out import Refits, half_widths
-    from predictor.skill import describe, no_skill, only_verdict
+    from predictor.skill import describe, only_verdict
+    from predictor.verdicts import why_none
 
     speaking = rows_like(loaded, recipe, epochs)
     # Which runs have learned, or diverged, by then is asked of the runs as they were by then.
@@ -185,7 +186,7 @@ def _fit(
     model = CANDIDATES[CHOSEN].fit(examples)
     if not isinstance(model, ConstantHarm) or model.paths.paths:
         raise TypeError(f"a stored fit cannot hold {CHOSEN}")
-    widths, without_skill = half_widths(refits), no_skill(refits)
+    widths, silent = half_widths(refits), why_none(refits)
     made_of = recipe_of(vars(rows[0]))
     return FittedPredictor(
         key="",
@@ -198,9 +199,9 @@ def _fit(
         accuracy_delta_half_width=widths["accuracy_delta_pp"],
         known=case_range([e.case for e in examples]),
         recipes=known_recipes(loaded),
-        no_skill=without_skill,
+        no_skill=silent,
         only_verdict=only_verdict(refits),
-        basis=describe(refits, made_of, verdicts=without_skill is None),
+        basis=describe(refits, made_of, verdicts=silent is None),
         larger=larger_batch(speaking, limits),
         models=known_models(rows, limits),
     )

@@ -16,7 +16,8 @@ from predictor.held_out import Refits, intervals
 from predictor.physical import CHOSEN, Estimates
 from predictor.recipe import Recipe, recipe_of, rows_like, rows_of
 from predictor.scores import HeldOutCase, squared_error
-from predictor.skill import brier, no_skill, only_verdict, outcomes_of
+from predictor.skill import brier, only_verdict, outcomes_of
+from predictor.verdicts import why_none
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 
 
@@ -121,6 +122,6 @@ def _skill(examples: Sequence[Example]) -> Skill:
         brier=brier(told, examples),
         brier_base_rate=brier(base.leave_one_out(), examples),
         time_saved_mae=float(np.abs(told.time_saved_pct - measured).mean()),
-        no_skill=no_skill(chosen),
+        no_skill=why_none(chosen),
         only_verdict=only_verdict(chosen),
     )

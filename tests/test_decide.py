@@ -418,7 +418,7 @@ def test_nothing_is_told_of_a_network_that_does_not_learn(corpus: Any) -> None:
 def test_a_prediction_abstains_where_held_out_families_were_told_nothing(
     corpus: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("predictor.skill.no_skill", lambda chosen: f"{len(chosen.examples)} taught")
+    monkeypatch.setattr("predictor.verdicts.no_skill", lambda r: f"{len(r.examples)} taught")
     prediction = predict(gains(), corpus)
     assert (prediction.verdict, prediction.reason) == ("abstain", "20 taught")
 
@@ -440,7 +440,7 @@ def test_rows_that_contradict_each_other_give_no_verdict(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same network gained and lost: even one that believes in its skill cannot say."""
-    monkeypatch.setattr("predictor.skill.no_skill", lambda chosen: None)
+    monkeypatch.setattr("predictor.verdicts.why_none", lambda refits: None)
 
     def told(*deltas: float) -> Prediction:
         rows = [

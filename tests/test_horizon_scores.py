@@ -9,20 +9,21 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss
 
-from predictor import horizon_scores
+from predictor import verdicts as module
 from predictor.candidates import BASELINES, CANDIDATES
 from predictor.corpus import CorpusRow, format_corpus
 from predictor.examples import Example, case_of, in_order, make_examples
 from predictor.fitted import fit_predictor
 from predictor.held_out import Refits
 from predictor.horizon import first_epochs
-from predictor.horizon_scores import score_horizons, verdicts
+from predictor.horizon_scores import score_horizons
 from predictor.physical import CHOSEN, rehearsals
 from predictor.prediction import predict_cases
 from predictor.scores import HorizonScores
+from predictor.verdicts import verdicts, why_none
 from stability_probe import metrics
 from stability_probe.limits import Limits
-from tests.predictor_factories import FAMILIES, make_corpus
+from tests.predictor_factories import FAMILIES, make_corpus, with_delta
 
 NAMES = tuple(f"{name}{part}" for name in FAMILIES[:6] for part in "xy")
 CHOICE = CANDIDATES[CHOSEN]
@@ -169,9 +170,9 @@ def test_whether_a_corpus_bears_out_verdicts_is_asked_without_the_family(
     seen: dict[str, list[set[str]]] = {"no_skill": [], "only_verdict": []}
     for name, families in seen.items():
         monkeypatch.setattr(
-            horizon_scores, name, lambda refits, kept=families: kept.append({*refits.family})
+            module, name, lambda refits, kept=families: kept.append({*refits.family})
         )
-    verdicts(Refits(CHOICE, make_examples(rows)))
+    verdicts(Refits(CHOICE, make_examples(rows)), checked=False)
     for asked in seen.values():
         assert [{*NAMES} - families for families in asked] == [{n} for n in sorted(NAMES)]
 
@@ -182,7 +183,7 @@ def test_what_is_unlike_all_other_families_gets_no_verdict(
 ) -> None:
     """Its headroom alone speaks for it, by which a batch may have to be kept."""
     if "profile_losses" in changed:  # which are unlike the others', too
-        monkeypatch.setattr(horizon_scores, "unlike", lambda *_: None)
+        monkeypatch.setattr(module, "unlike", lambda *_: None)
     short = [first_epochs(row, 15) for row in in_order(rows)]
     before = verdicts(Refits(CHOICE, make_examples(short)))
     other = [
@@ -194,3 +195,31 @@ def test_what_is_unlike_all_other_families_gets_no_verdict(
         for row, said in zip(other, before, strict=True)
     ]
     assert verdicts(Refits(CHOICE, make_examples(other))) == expected != before
+
+
+@pytest.mark.parametrize("verdict", ["adapt", "keep_fixed"])
+@pytest.mark.parametrize(("right", "told"), [(17, None), (16, "16 of 24"), (0, "0 of 24")])
+def test_verdicts_that_came_true_too_seldom_are_not_given(
+    rows: list[CorpusRow],
+    monkeypatch: pytest.MonkeyPatch,
+    verdict: str,
+    right: int,
+    told: str | None,
+) -> None:
+    """17 of 24 are 71 %. Where there is no headroom a batch is kept, and that is always right."""
+    examples = make_examples([first_epochs(row, 15) for row in rows])
+    open_ = [e.benefits for e in examples]
+    assert sum(open_) == 24
+    said = [verdict if o else "keep_fixed" for o in open_]
+    false = [i for i, o in enumerate(open_) if o][right:]
+    lost = [
+        with_delta(e, -9.0) if (i in false) == (verdict == "adapt") and open_[i] else e
+        for i, e in enumerate(examples)
+    ]
+    monkeypatch.setattr(module, "no_skill", lambda _: None)
+    monkeypatch.setattr(module, "verdicts", lambda *_, **__: said)
+    reason = why_none(Refits(CHOICE, lost))
+    if told is None:
+        assert reason is None
+    else:
+        assert f"the verdict {verdict.replace('_', ' ')} came true in {told}, less often" in reason
