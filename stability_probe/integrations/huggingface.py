@@ -13,6 +13,7 @@ from stability_probe.errors import MissingError, UsageError
 from stability_probe.integrations.adaptive_batch import AdaptiveBatch
 from stability_probe.integrations.gradient_monitor import GradientMonitor
 from stability_probe.integrations.sampler import AdaptiveBatchSampler
+from stability_probe.schedulers.base import BoundedScheduler
 
 try:
     from accelerate.data_loader import prepare_data_loader
@@ -173,8 +174,9 @@ class AdaptiveBatchCallback(TrainerCallback):  # type: ignore[misc, unused-ignor
 
     def _check_bounds(self) -> None:
         """A Trainer ends an epoch after as many steps as the first one has."""
-        limits = getattr(self._running.scheduler, "limits", None)
-        if limits is not None and limits.minimum < self.sampler.global_batch_size:
+        scheduler = self._running.scheduler
+        least = scheduler.bounds.minimum if isinstance(scheduler, BoundedScheduler) else math.inf
+        if least < self.sampler.global_batch_size:
             raise UsageError(
                 "this schedule may go below the initial batch, and a Trainer makes no more steps "
                 "an epoch than in the first; use a larger initial batch, or floor='initial'"
