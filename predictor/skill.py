@@ -46,7 +46,7 @@ def no_skill(chosen: Refits) -> str | None:
 
     Where nothing needs to be told apart, one verdict is left; see `only_verdict`.
     """
-    if len(set(chosen.family[_open(chosen)])) < 2:
+    if len(set(chosen.family[with_headroom(chosen)])) < 2:
         return "too many models of the corpus have too little headroom to tell who benefits"
     mine, base, better = _beside_base_rate(chosen)
     if better.high < 0 or only_verdict(chosen):
@@ -66,7 +66,7 @@ def only_verdict(chosen: Refits) -> str | None:
     `FEWEST_ALIKE` families.
     """
     share = _share_of_benefits(chosen)
-    if share is None or len(set(chosen.family[_open(chosen)])) < FEWEST_ALIKE:
+    if share is None or len(set(chosen.family[with_headroom(chosen)])) < FEWEST_ALIKE:
         return None
     if not (share.low >= ADAPT_PROBABILITY or share.high <= KEEP_PROBABILITY):
         return None
@@ -75,13 +75,13 @@ def only_verdict(chosen: Refits) -> str | None:
     return told if better.low <= 0 <= better.high else None
 
 
-def _open(chosen: Refits) -> NDArray[np.bool_]:
+def with_headroom(chosen: Refits) -> NDArray[np.bool_]:
     """Which examples have headroom enough for a schedule to pay off."""
     return np.array([too_little_headroom(e.case, e.limits) is None for e in chosen.examples])
 
 
 def _share_of_benefits(chosen: Refits) -> Score | None:
-    open_ = _open(chosen)
+    open_ = with_headroom(chosen)
     if not open_.any():
         return None
     drawn = bootstrap.draw(chosen.family[open_].tolist())
@@ -91,7 +91,7 @@ def _share_of_benefits(chosen: Refits) -> Score | None:
 def _beside_base_rate(chosen: Refits) -> tuple[float, float, Score]:
     """Brier score of the chosen candidate and of the share of benefits among the other families,
     and their difference; all of examples with headroom, which are of two families at least."""
-    open_ = _open(chosen)
+    open_ = with_headroom(chosen)
     examples = [e for e, counts in zip(chosen.examples, open_, strict=True) if counts]
     mine = squared_errors(chosen.leave_one_out(), chosen.examples)[open_]
     rate = Refits(BASELINES["majority"], examples)

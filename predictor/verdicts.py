@@ -9,7 +9,7 @@ from predictor.examples import families
 from predictor.held_out import Refits, nested_intervals
 from predictor.likeness import case_range, stuck, unlike
 from predictor.physical import Estimates, Intervals
-from predictor.skill import FEWEST_ALIKE, benefits_of, no_skill, only_verdict
+from predictor.skill import FEWEST_ALIKE, benefits_of, no_skill, only_verdict, with_headroom
 
 
 def verdicts(refits: Refits, *, checked: bool = True) -> list[str]:
@@ -53,7 +53,7 @@ def _came_true_too_seldom(refits: Refits) -> str | None:
         return None
     said = np.array(verdicts(refits, checked=False))
     benefits = benefits_of(refits.examples) == 1
-    open_ = np.array([too_little_headroom(e.case, e.limits) is None for e in refits.examples])
+    open_ = with_headroom(refits)
     for verdict, right in (("adapt", benefits), ("keep_fixed", ~benefits)):
         told = open_ & (said == verdict)
         if told.sum() >= FEWEST_ALIKE and right[told].mean() < ADAPT_PROBABILITY:
