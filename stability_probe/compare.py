@@ -21,7 +21,7 @@ from stability_probe.errors import UsageError
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.optim import rate_rule, scale_lr
 from stability_probe.progress import Progress, Quiet
-from stability_probe.records import RunResult, Study, ThroughputCurve
+from stability_probe.records import Study, ThroughputCurve
 from stability_probe.run import load_run_data
 from stability_probe.schedulers import make_scheduler
 from stability_probe.schedulers.base import GRID
@@ -45,11 +45,15 @@ FIXED = "fixed"
 AGAIN = "fixed reordered"
 SCATTERED = "deba at random"
 AVERAGE = "deba's average"
+AVERAGE_SCALED = "deba's average, lr scaled"
+LARGEST_SCALED = "deba's largest, lr scaled"
 CONTRASTS = (
     ("its batch sequence, replayed", "deba", REPLAYED),
     ("the same changes at random epochs", "deba", SCATTERED),
     ("growth at fixed times", "deba", "timed"),
     ("a fixed batch of its average", "deba", AVERAGE),
+    ("that with the rate scaled", "deba", AVERAGE_SCALED),
+    ("its largest, rate scaled", "deba", LARGEST_SCALED),
     ("a fixed batch with a cosine rate", "deba", "cosine"),
     ("a fixed batch with a step rate", "deba", "step"),
 )
@@ -134,10 +138,12 @@ def independent_arms(
 
 
 def deba_controls(arms: Sequence[Arm], results: Results) -> list[Arm]:
-    """DEBA's batch sequence without its signals; nothing where DEBA did not finish.
+    """DEBA's batch sequence without its signals, and fixed batches of its average and its largest
+    size; nothing where DEBA did not finish.
 
     A seed replays the sequence of the next one: with its own it would repeat the run bit for
-    bit. So a single seed has no replay.
+    bit. So a single seed has no replay. A fixed batch keeps the rate as DEBA does (`lr_rule`), or
+    has it scaled by the rule of the optimizer, which is what a user of a larger batch would do.
     """
     by_name = {arm.name: arm for arm in arms}
     runs = by_name["deba"].results(results) if "deba" in by_name else None
@@ -150,8 +156,13 @@ def deba_controls(arms: Sequence[Arm], results: Results) -> list[Arm]:
     if len(runs) > 1:
         controls.append(_sequence_arm(REPLAYED, "replay", fixed, shifted))
     controls.append(_sequence_arm(SCATTERED, "random", fixed, sequences))
-    averages = tuple(_at_average(c, r) for c, r in zip(fixed, runs, strict=True))
-    return [*controls, Arm(name=AVERAGE, role="control", configs=averages)]
+    rule = rate_rule(fixed[0].optimizer)
+    averages = [_average(r.batch_sizes) for r in runs]
+    if fixed[0].lr_rule != rule:
+        controls.append(_constant_arm(AVERAGE, fixed, averages, fixed[0].lr_rule))
+    controls.append(_constant_arm(AVERAGE_SCALED, fixed, averages, rule))
+    largest = [max(r.batch_sizes) for r in runs]
+    return [*controls, _constant_arm(LARGEST_SCALED, fixed, largest, rule)]
 
 
 def _sequence_arm(
@@ -170,17 +181,22 @@ def _sequence_arm(
     return Arm(name=name, role="control", configs=configs)
 
 
-def _at_average(config: RunConfig, adaptive: RunResult) -> RunConfig:
-    """A fixed batch of the size that `adaptive` had on average over its epochs."""
-    average = float(np.mean(adaptive.batch_sizes))
-    size = max(config.batch_size, math.floor(average / GRID + 0.5) * GRID)
-    factor = scale_lr(config.lr_rule, config.optimizer, size / config.batch_size)
-    largest = max(size, config.max_batch_size) if config.max_batch_size else None
-    return RunConfig.from_dict(
-        {
-            **config.to_dict(),
-            "batch_size": size,
-            "lr": config.lr * factor,
-            "max_batch_size": largest,
-        }
+def _constant_arm(name: str, fixed: Sequence[RunConfig], sizes: Sequence[int], rule: str) -> Arm:
+    """One fixed batch size a seed, with the rate that `rule` gives it."""
+    return Arm(
+        name=name,
+        role="control",
+        configs=tuple(_at(c, s, rule) for c, s in zip(fixed, sizes, strict=True)),
     )
+
+
+def _at(config: RunConfig, size: int, rule: str) -> RunConfig:
+    factor = scale_lr(rule, config.optimizer, size / config.batch_size)
+    changes = {"batch_size": size, "lr": config.lr * factor}
+    return RunConfig.from_dict({**config.to_dict(), **changes})
+
+
+def _average(sizes: Sequence[int]) -> int:
+    """On the grid, and within what was taken: a run that kept a batch of 20 has that average."""
+    rounded = math.floor(float(np.mean(sizes)) / GRID + 0.5) * GRID
+    return min(max(rounded, min(sizes)), max(sizes))

@@ -26,6 +26,8 @@ from stability_probe.advice import choose
 from stability_probe.compare import (
     AGAIN,
     AVERAGE,
+    AVERAGE_SCALED,
+    LARGEST_SCALED,
     REPLAYED,
     RIVALS,
     SCATTERED,
@@ -172,12 +174,46 @@ def test_the_controls_of_deba() -> None:
     assert own == [list(CLIMB), [e.batch_size for e in grown], list(CLIMB)]
     sizes = [c.batch_size for c in controls[AVERAGE].configs]
     assert sizes == [40, 56, 40]  # means 36.8 and 52, on the grid of 8
+    assert {c.lr for c in controls[AVERAGE].configs} == {0.01}
+    # The rule of SGD: twice the batch, twice the rate.
+    scaled = [(c.batch_size, c.lr) for c in controls[AVERAGE_SCALED].configs]
+    assert scaled == [(40, pytest.approx(0.025)), (56, pytest.approx(0.035)), scaled[0]]
+    largest = [(c.batch_size, c.lr) for c in controls[LARGEST_SCALED].configs]
+    assert largest == [(80, pytest.approx(0.05)), (88, pytest.approx(0.055)), largest[0]]
+
+
+def test_the_rate_of_a_constant_control_is_scaled_once() -> None:
+    """By the rule of the optimizer; where DEBA itself scales its rate so, once is enough."""
+    base = dataclasses.replace(BASE, optimizer="adamw", lr=0.001, lr_rule="sqrt", max_batch_size=80)
+    arms = independent_arms(base, SEEDS, ("deba",), 1000)
+    controls = {a.name: a for a in deba_controls(arms, fake_results(arms, steady))}
+    assert AVERAGE not in controls
+    for name, size in ((AVERAGE_SCALED, 40), (LARGEST_SCALED, 80)):
+        config = controls[name].configs[0]
+        assert config.batch_size == size
+        assert learning_rate(config, 1, size) == pytest.approx(0.001 * math.sqrt(size / 16))
+
+
+@pytest.mark.parametrize(
+    ("climb", "average"),
+    [((20,) * 10, 20), ((20,) * 6 + (24,) * 4, 24), ((36,) * 9 + (34,), 34), ((20, 16) * 5, 16)],
+)
+def test_an_average_is_on_the_grid_and_within_what_was_taken(
+    climb: tuple[int, ...], average: int
+) -> None:
+    base = dataclasses.replace(BASE, batch_size=climb[0], max_batch_size=max(climb))
+    arms = independent_arms(base, SEEDS, ("deba",), 1000)
+    controls = {a.name: a for a in deba_controls(arms, fake_results(arms, steady, {"deba": climb}))}
+    assert controls[AVERAGE].configs[0].batch_size == average
+    assert controls[LARGEST_SCALED].configs[0].batch_size == max(climb)
 
 
 def test_a_single_seed_has_no_replay_and_a_diverged_deba_no_controls() -> None:
     arms = independent_arms(BASE, (0,), ("deba",), 1000)
     results = fake_results(arms, steady)
-    assert [a.name for a in deba_controls(arms, results)] == [SCATTERED, AVERAGE]
+    assert [a.name for a in deba_controls(arms, results)] == [
+        *(SCATTERED, AVERAGE, AVERAGE_SCALED, LARGEST_SCALED),
+    ]
     run_id = next(a for a in arms if a.name == "deba").configs[0].run_id()
     results[run_id] = dataclasses.replace(results[run_id], status="diverged")
     assert deba_controls(arms, results) == []
@@ -322,7 +358,7 @@ def test_seconds_of_two_machines_are_not_compared() -> None:
         draw_study(axes, shown)
         assert words in axes.get_xlabel()
     # Each arm still counts as a comparison: the accuracies are tested.
-    assert "correction for 16 comparisons" in screen
+    assert "correction for 18 comparisons" in screen
     assert from_plain(Study, json.loads(json.dumps(to_plain(told)))) == told
 
 
