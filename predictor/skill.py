@@ -65,7 +65,7 @@ def only_verdict(chosen: Refits) -> str | None:
     share alone is an answer, unless the prediction is surely worse than it. Needs
     `FEWEST_ALIKE` families.
     """
-    share = _share_of_benefits(chosen)
+    share = share_of_benefits(chosen)
     if share is None or len(set(chosen.family[with_headroom(chosen)])) < FEWEST_ALIKE:
         return None
     if not (share.low >= ADAPT_PROBABILITY or share.high <= KEEP_PROBABILITY):
@@ -80,7 +80,8 @@ def with_headroom(chosen: Refits) -> NDArray[np.bool_]:
     return np.array([too_little_headroom(e.case, e.limits) is None for e in chosen.examples])
 
 
-def _share_of_benefits(chosen: Refits) -> Score | None:
+def share_of_benefits(chosen: Refits) -> Score | None:
+    """Among the examples with headroom, and how it varies as families are drawn again."""
     open_ = with_headroom(chosen)
     if not open_.any():
         return None
@@ -115,7 +116,7 @@ def describe(chosen: Refits, recipe: Recipe, *, verdicts: bool) -> str:
     )
     right = f"{_answered_rightly(told, examples)}, " if verdicts else ""
     benefited = f", {100 * benefit_shares(examples).mean():.0f} % with a benefit; "
-    if verdicts and only_verdict(chosen) and (share := _share_of_benefits(chosen)):
+    if verdicts and only_verdict(chosen) and (share := share_of_benefits(chosen)):
         low, mean, high = (round(100 * s) for s in (share.low, share.value, share.high))
         benefited = f"; {mean} % of those with headroom benefited ({low} to {high}); "
     few, many = (end(e.case.epochs for e in examples) for end in (min, max))
