@@ -17,6 +17,7 @@ from stability_probe.paired import require_machine, same_machine
 from stability_probe.plain import to_plain
 from stability_probe.records import ModelSize, RunResult, ThroughputCurve
 from stability_probe.store import Store, read_result, write_json
+from stability_probe.stored import fixed_twin
 from stability_probe.sweep import (
     SweepRun,
     curve_path,
@@ -114,21 +115,21 @@ def own_rows(run_ids: Sequence[str], root: Path) -> list[CorpusRow]:
     rows = []
     for run_id in run_ids:
         config = RunConfig.from_dict(Store(root).load(run_id).config)
-        baseline = dataclasses.replace(config, scheduler="fixed", scheduler_args={})
-        if config == baseline:
+        if config.scheduler == "fixed":
             raise UsageError(f"{run_id} is itself a fixed run; name the adaptive ones")
-        results = [read_result(root / c.run_id()) for c in (baseline, config)]
-        for needed, result in zip((baseline, config), results, strict=True):
+        adaptive = read_result(root / config.run_id())
+        baseline = dataclasses.replace(config, scheduler="fixed", scheduler_args={})
+        fixed = fixed_twin(adaptive, root) if adaptive else None
+        for needed, result in ((config, adaptive), (baseline, fixed)):
             if result is None or not result.epochs:
                 raise UsageError(
                     f"{run_id} needs {needed.run_id()}, which is not finished in {root}; use "
                     f"probe run {needed.model} --scheduler {needed.scheduler} and the same flags"
                 )
-        fixed, adaptive = results
         assert fixed is not None
         assert adaptive is not None
         require_machine(adaptive, fixed.environment)
-        curve = _curve_beside(fixed, baseline, root)
+        curve = _curve_beside(fixed, RunConfig.from_dict(fixed.config), root)
         rows.append(_make_row(config.scheduler, config, fixed, adaptive, curve))
     return list({row.pair_id: row for row in rows}.values())  # one may be named twice
 
@@ -136,6 +137,8 @@ def own_rows(run_ids: Sequence[str], root: Path) -> list[CorpusRow]:
 def _curve_beside(fixed: RunResult, baseline: RunConfig, root: Path) -> ThroughputCurve:
     """The throughput curve of the machine that a run was made on."""
     config = with_memory_format(baseline, fixed.memory_format)
+    if threads := fixed.environment.get("threads"):
+        config = dataclasses.replace(config, threads=int(threads))
     path = curve_path(root, config)
     if not path.exists():
         _require_made_on(fixed, device_name(resolve_device(config.device)))

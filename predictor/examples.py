@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from predictor.corpus import CORPUS_READING, CorpusRow
 from predictor.features import Case, make_features
 from stability_probe import metrics
+from stability_probe.config import DEFAULT_READING
 from stability_probe.limits import DEFAULT_LIMITS, Limits
-from stability_probe.schedulers.deba import DEFAULT_READING
 
 
 @dataclass(frozen=True, kw_only=True)

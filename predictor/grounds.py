@@ -124,7 +124,7 @@ def _feature_ranges(cases: Sequence[Case], fitted: FittedPredictor) -> tuple[Fea
             value=_plain(name, _mean(values)),
             low=_plain(name, low),
             high=_plain(name, high),
-            outside=any(outside(value, low, high) for value in values),
+            outside=any(outside(name, value, low, high) for value in values),
         )
         for name, values, low, high in told
     )

@@ -17,6 +17,7 @@ from stability_probe.progress import Progress, Quiet
 from stability_probe.records import RunResult, Validation
 from stability_probe.run import run
 from stability_probe.store import Store
+from stability_probe.stored import as_stored
 
 
 def validate(
@@ -50,7 +51,7 @@ def validate(
         adaptive = dataclasses.replace(fixed, scheduler="deba", scheduler_args=dict(CORPUS_READING))
         results = []
         for wanted in (fixed, adaptive):
-            result = _finished(run(wanted, store, progress))
+            result = _finished(run(as_stored(wanted, store.root), store, progress))
             # Before the next one is trained in vain.
             require_machine(result, c.environment)
             results.append(result)

@@ -86,8 +86,8 @@ def ablate(
     for arm in independent_arms(config, seeds[:1]):  # before anything is trained
         make_scheduler(arm.configs[0], num_train)
     plain = dataclasses.replace(config, scheduler="fixed", scheduler_args={})
-    plain, curve = resolve_for_study(plain, root, progress)
-    config = dataclasses.replace(config, channels_last=plain.channels_last)
+    plain, curve = resolve_for_study(plain, root, jobs, progress)
+    config = dataclasses.replace(config, channels_last=plain.channels_last, threads=plain.threads)
     arms = differing(independent_arms(config, seeds))
     results = dict(run_arms(arms, root, jobs, progress))
     profile = profile_arm(arms, results)
@@ -161,12 +161,9 @@ def profile_arm(arms: Sequence[Arm], results: Results) -> Arm:
 
 
 def _with_profile(config: RunConfig, fixed: RunResult) -> RunConfig:
-    chosen = {
-        name: config.scheduler_args[name]
-        for name in ("threshold_quantile", "tolerance")
-        if name in config.scheduler_args
-    }
-    arguments = {**config.scheduler_args, "thresholds": thresholds_of(fixed.epochs, **chosen)}
+    spelled = _arguments(config)
+    rule = {n: v for n, v in spelled.items() if n not in ("reading", "cooldown")}
+    arguments = {**config.scheduler_args, "thresholds": thresholds_of(fixed.epochs, **rule)}
     return dataclasses.replace(config, scheduler_args=arguments)
 
 

@@ -8,9 +8,8 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from stability_probe.config import RunConfig
+from stability_probe.config import DEFAULT_READING, RunConfig
 from stability_probe.schedulers import SCHEDULERS, default_arguments
-from stability_probe.schedulers.deba import DEFAULT_READING
 
 
 def matching(names: Iterable[str], pattern: str | None) -> list[str]:

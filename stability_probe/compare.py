@@ -80,7 +80,7 @@ def compare(
     progress = progress or Quiet()
     dataset = load_run_data(config)
     check_schedulers(config, schedulers, dataset)
-    config, curve = resolve_for_study(config, root, progress)
+    config, curve = resolve_for_study(config, root, jobs, progress)
     arms = independent_arms(config, seeds, schedulers, len(dataset.train_labels))
     results = dict(run_arms(arms, root, jobs, progress))
     controls = deba_controls(arms, results)

@@ -20,6 +20,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "channels_last": ("auto", "on", "off"),
 }
 
+DEFAULT_READING = "eager"
+"""Of DEBA: the nearest to what the paper reports, in 120 full runs (docs/findings.md)."""
 MAX_COUNT = 1_000_000
 """Of epochs, samples, pixels, threads: more is a slip of the finger that would run for ever."""
 MAX_SEED = 2**63 - 1
@@ -128,6 +130,10 @@ class RunConfig:
                 f"scheduler_args cannot be stored ({error}); use finite numbers, texts, lists "
                 "and tables"
             ) from None
+        if self.scheduler == "deba":
+            # One run, one id, whether its reading was named or not.
+            named = {"reading": DEFAULT_READING, **self.scheduler_args}
+            object.__setattr__(self, "scheduler_args", named)
         if self.window_epochs > self.epochs:
             raise UsageError(
                 f"the window of {self.window_epochs} epochs is longer than the run of "
@@ -185,6 +191,12 @@ class RunConfig:
         return f"{model}-{scheduler}-s{self.seed}-{digest}"
 
 
+def memory_flag(memory_format: str) -> str:
+    """What `channels_last` is for a memory format, which torch calls contiguous_format and a curve
+    contiguous."""
+    return "on" if memory_format == "channels_last" else "off"
+
+
 def run_ids(config: RunConfig) -> frozenset[str]:
     """Every id that a run may be stored under: its memory format was named, or measured."""
     asked = CHOICES["channels_last"]
@@ -208,8 +220,7 @@ def as_file_name(name: str) -> str:
 
 def with_memory_format(config: RunConfig, memory_format: str) -> RunConfig:
     """`config` with the memory format decided, so that paired runs share it."""
-    flag = "on" if memory_format == "channels_last" else "off"
-    return dataclasses.replace(config, channels_last=flag)
+    return dataclasses.replace(config, channels_last=memory_flag(memory_format))
 
 
 def step_id(config: RunConfig) -> str:

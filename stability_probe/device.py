@@ -141,6 +141,11 @@ def use_threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def default_threads() -> int:
+    """CPU threads that torch takes where none are asked for."""
+    return torch.get_num_threads()
+
+
 def describe_environment(device: torch.device) -> dict[str, str]:
     """Versions, device and threads, for the record of a measurement."""
     return {

@@ -172,7 +172,7 @@ JOBS = click.Option(
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Runs at a time, each a process of its own.",
+    help="Runs at a time, each a process of its own, and of one thread where they are several.",
 )
 EXECUTOR = click.Option(
     ["--executor"],

@@ -75,9 +75,13 @@ def require_machine(run: RunResult, environment: Mapping[str, str]) -> None:
     several = _THEN in there
     if there != here or several:
         what = "one machine after another" if several else "another machine"
+        instead = "another -o to run all on one"
+        threads = run.environment.get("threads", "")
+        if not several and there == machine_of({**environment, "threads": threads}):
+            what, instead = "another number of threads", f"--threads {threads}, or another -o"
         raise UsageError(
             f"{run.run_id} is a run of {what} ({there}; here {here}), so that no time "
-            "compares with its own; use another -o to run all on one"
+            f"compares with its own; use {instead}"
         )
 
 

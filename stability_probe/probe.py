@@ -15,12 +15,13 @@ from stability_probe.config import (
     with_memory_format,
 )
 from stability_probe.datasets import Dataset
-from stability_probe.device import describe_environment, use_threads
+from stability_probe.device import describe_environment, resolve_device, use_threads
 from stability_probe.errors import DivergedError, UsageError
 from stability_probe.fingerprint import require_unchanged
 from stability_probe.loop import train
 from stability_probe.metrics import profile, stability_metrics
 from stability_probe.models import model_size
+from stability_probe.paired import require_machine
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import Characterization, EpochRecord, ThroughputCurve
 from stability_probe.run import load_run_data, run
@@ -83,6 +84,8 @@ def _window(
         result = run(config, store, progress, dataset)
         if result.status == "diverged":
             raise DivergedError(len(result.epochs) + 1)
+        # Its seconds are told as this machine's, beside the curve that is measured here.
+        require_machine(result, describe_environment(resolve_device(config.device)))
         return result.epochs
     progress.start(f"{config.model} window seed {seed}", config.window_epochs)
     records = []

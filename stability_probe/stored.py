@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stability_probe.config import RunConfig
+from stability_probe.config import RunConfig, memory_flag
 from stability_probe.errors import MissingError, UsageError
 from stability_probe.plain import from_plain
 from stability_probe.records import Characterization, Prediction, RunResult, Study, Validation
@@ -105,16 +105,24 @@ def fixed_twin(result: RunResult, root: Path) -> RunResult | None:
 
 def finished_run(config: RunConfig, root: Path, memory_format: str) -> RunResult | None:
     """The finished run of `config` in `root`, however its memory format was asked for."""
-    named = "on" if memory_format == "channels_last" else "off"
-    for asked in dict.fromkeys((config.channels_last, named, "auto")):
+    flag = memory_flag(memory_format)
+    for asked in dict.fromkeys((config.channels_last, flag, "auto")):
         folder = root / dataclasses.replace(config, channels_last=asked).run_id()
         found = read_result(folder) if folder.is_dir() else None
         if found is None or not found.epochs or found.status != "finished":
             continue
         # A run that is under way does not tell its memory format yet.
-        if memory_format in ("", found.memory_format):
+        if not memory_format or memory_flag(found.memory_format) == flag:
             return found
     return None
+
+
+def as_stored(config: RunConfig, root: Path) -> RunConfig:
+    """The run of `config`, its memory format decided, under the id by which it is finished in
+    `root`: `probe run` may have made it, and measured which format is the faster."""
+    memory_format = "channels_last" if config.channels_last == "on" else "contiguous"
+    found = finished_run(config, root, memory_format)
+    return RunConfig.from_dict(found.config) if found else config
 
 
 def _validation(path: Path, values: Mapping[str, Any]) -> Validation:

@@ -13,7 +13,7 @@ import numpy as np
 
 from stability_probe import metrics, paired
 from stability_probe.config import RunConfig, with_memory_format
-from stability_probe.device import resolve_device
+from stability_probe.device import default_threads, resolve_device
 from stability_probe.errors import RunError, UsageError
 from stability_probe.executors import LocalProcesses
 from stability_probe.progress import Progress
@@ -27,6 +27,7 @@ from stability_probe.records import (
     ThroughputCurve,
 )
 from stability_probe.store import read_result
+from stability_probe.stored import as_stored
 from stability_probe.sweep import curve_path, measure_curves, run_all
 
 _Key = TypeVar("_Key")
@@ -69,12 +70,17 @@ def in_other_order(name: str, base: RunConfig, seeds: Sequence[int]) -> Arm:
 
 
 def resolve_for_study(
-    config: RunConfig, root: Path, progress: Progress
+    config: RunConfig, root: Path, jobs: int, progress: Progress
 ) -> tuple[RunConfig, ThroughputCurve]:
-    """`config` with the memory format that all its arms share, and the throughput curve.
+    """`config` with the memory format and the threads that all its arms share, and the throughput
+    curve.
 
-    Measured once, while nothing of the study runs, and kept in `root`.
+    Measured once, while nothing of the study runs, and kept in `root`. Runs that are alone have the
+    threads of any `probe run`, so that one made before is of the same machine; runs at one time
+    have one thread each.
     """
+    threads = config.threads or (default_threads() if jobs == 1 else 1)
+    config = dataclasses.replace(config, threads=threads)
     curve = measure_curves([config], root, progress)[curve_path(root, config)]
     return with_memory_format(config, curve.memory_format), curve
 
@@ -91,14 +97,15 @@ def check_jobs(config: RunConfig, jobs: int) -> None:
 
 
 def run_arms(arms: Sequence[Arm], root: Path, jobs: int, progress: Progress) -> Results:
-    """Run what is not stored yet, each run in a process of its own; the results by run id."""
+    """Run what is not stored yet, each run in a process of its own; the results by the run ids of
+    the arms, whatever each is stored under."""
     # Seed by seed, so that an interrupted study has whole pairs.
     columns = zip(*(arm.configs for arm in arms), strict=True)
-    configs = {c.run_id(): c for column in columns for c in column}
+    configs = {c.run_id(): as_stored(c, root) for column in columns for c in column}
     failed = run_all(list(configs.values()), root, LocalProcesses(jobs), progress)
     for run_id, reason in failed.items():
         progress.note(f"failed: {run_id}: {reason}")
-    found = {run_id: read_result(root / run_id) for run_id in configs}
+    found = {run_id: read_result(root / c.run_id()) for run_id, c in configs.items()}
     return {run_id: result for run_id, result in found.items() if result is not None}
 
 
@@ -153,7 +160,7 @@ def make_study(
         curve=curve,
         noise_time_pct=floor_time,
         noise_accuracy_pp=floor_accuracy,
-        detectable_sd=paired.detectable_sd(len(base), len(tested)),
+        detectable_sd=paired.detectable_sd(len(base), len(set(_first_alike(pairs).values()))),
         arms=tuple(_outcome(arm, results, base, differences.get(arm.name)) for arm in arms),
         contrasts=tuple(
             Contrast(name=name, arm=arm, against=other, **found)
@@ -195,10 +202,13 @@ def _differences(
     floor_accuracy: float | None,
     untimed: Collection[_Key] = (),
 ) -> dict[_Key, _Differences]:
-    """The differences of each pair by field name, each corrected for the number of pairs.
+    """The differences of each pair by field name, each corrected for the number of pairs; arms that
+    come to the same runs are one.
 
     None for the time of pairs whose runs are of two machines, and for both times of the `untimed`.
     """
+    same = _first_alike(pairs)
+    pairs = {key: pairs[key] for key in same.values()}
     timed = {key: pair for key, pair in pairs.items() if key not in untimed}
     saved = {key: _time_saved(runs, base) for key, (runs, base) in timed.items()}
     measured = {key: values for key, values in saved.items() if values is not None}
@@ -212,13 +222,26 @@ def _differences(
     fewest = min((r.num_test for _, base in pairs.values() for r in base), default=0)
     step = 100 / fewest if fewest else 0.0
     accuracies = paired.differences(deltas, deltas, floor_accuracy, step)
-    return {
+    told_of = {
         key: _Differences(
             time_saved_pct=times.get(key),
             curve_saved_pct=curves.get(key),
             accuracy_delta_pp=accuracy,
         )
         for key, accuracy in zip(pairs, accuracies, strict=True)
+    }
+    return {key: told_of[first] for key, first in same.items()}
+
+
+def _first_alike(
+    pairs: Mapping[_Key, tuple[list[RunResult], list[RunResult]]],
+) -> dict[_Key, _Key]:
+    """For each pair the first that is of the same runs: where DEBA's average is twice the batch,
+    its control is the arm of twice the batch."""
+    first: dict[tuple[str, ...], _Key] = {}
+    return {
+        key: first.setdefault(tuple(r.run_id for r in (*runs, *base)), key)
+        for key, (runs, base) in pairs.items()
     }
 
 
@@ -262,8 +285,8 @@ def _outcome(
     base: list[RunResult],
     differences: _Differences | None,
 ) -> ArmOutcome:
-    ids = tuple(c.run_id() for c in arm.configs)
     found = arm.results(results)
+    ids = tuple(r.run_id for r in found) if found else tuple(c.run_id() for c in arm.configs)
     runs = _finished(arm, results)
     if runs is None:
         return ArmOutcome(

@@ -121,7 +121,7 @@ def _footnote(study: Study) -> Text:
         lines.append(
             "no saved % between runs of two machines; time s and target are each run's own"
         )
-    tested = sum(arm.accuracy_delta_pp is not None for arm in study.arms)
+    tested = len({arm.run_ids for arm in study.arms if arm.accuracy_delta_pp is not None})
     least = detectable_sd(len(study.seeds), 1)
     if study.detectable_sd is not None and least is not None:
         lines.append(

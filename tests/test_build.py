@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from click.testing import CliRunner, Result
 import cli
 from predictor.build import keep_known_curves, own_rows, without_known
 from predictor.corpus import CORPUS_READING, CorpusRow, format_corpus, load_corpus
-from stability_probe.config import with_memory_format
+from stability_probe.config import RunConfig, with_memory_format
 from stability_probe.device import describe_environment
 from stability_probe.errors import UsageError
 from stability_probe.plain import to_plain
-from stability_probe.records import RunResult
+from stability_probe.records import RunResult, ThroughputCurve
 from stability_probe.store import write_json
 from stability_probe.sweep import SweepRun, curve_path, load_sweep, measure_curves, stored_curve
 from tests.predictor_factories import CURVE, make_corpus_row
@@ -245,6 +246,35 @@ def test_rows_of_earlier_runs_stay_in_the_file(tmp_path: Path) -> None:
     assert before in load_corpus(out)
     # Built again, the same row takes the place of its earlier self.
     assert build(root, file)[1]["rows"] == 2
+
+
+def test_the_fixed_run_is_found_as_a_report_finds_it(tmp_path: Path) -> None:
+    """A fixed run has no moments to empty, and its memory format was measured or named."""
+    root = tmp_path / "runs"
+    fixed = make_pair(seed=0, channels_last="auto")[0]
+    keep_sweep(root, fixed)
+    adaptive = make_pair(seed=0, channels_last="off", reset_moments=True)[1]
+    keep_run(root, adaptive)
+    (row,) = own_rows([adaptive.run_id], root)
+    assert row.pair_id == (fixed.run_id, adaptive.run_id)
+
+
+def test_the_curve_of_own_rows_has_the_threads_of_their_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "runs"
+    asked: list[int | None] = []
+
+    def measure(configs: Sequence[RunConfig], root: Path) -> dict[Path, ThroughputCurve]:
+        asked.extend(config.threads for config in configs)
+        return {curve_path(root, config): CURVE for config in configs}
+
+    monkeypatch.setattr("predictor.build.measure_curves", measure)
+    monkeypatch.setattr("predictor.build._require_made_on", lambda run, device: None)
+    for run in make_pair(seed=0):
+        keep_run(root, elsewhere(run, threads="3"))
+    own_rows([make_pair(seed=0)[1].run_id], root)
+    assert asked == [3]
 
 
 def test_rows_of_another_machine_than_the_curve_are_refused(

@@ -280,7 +280,7 @@ def test_every_flag_reads_its_variable(seen: list[RunConfig]) -> None:
     config = seen[0]
     assert (config.data, config.window_epochs, config.seed) == ("crops", 5, 3)
     assert (config.lr_schedule, config.channels_last) == ("cosine", "off")
-    assert config.scheduler_args == {"window": 9, "cooldown": 6}
+    assert config.scheduler_args == {"reading": "eager", "window": 9, "cooldown": 6}
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,27 @@ def test_a_schedule_that_cannot_be_made_is_refused_before_any_run(
     assert not list(tmp_path.iterdir())
 
 
+def test_arms_that_come_to_the_same_runs_are_one_comparison() -> None:
+    """Where DEBA's average is twice the batch, its control is the arm of twice the batch."""
+    arms = independent_arms(BASE, SEEDS, ("deba",), 1000)
+    results = fake_results(arms, steady, {"deba": (16,) * 4 + (48,) * 4 + (32,) * 2})
+    controls = deba_controls(arms, results)
+    results |= fake_results([a for a in controls if a.name in (REPLAYED, SCATTERED)], steady)
+    results |= fake_results([a for a in controls if a.name == LARGEST_SCALED], steady)
+    told = compare_study([*arms, *controls], results, CURVE)
+    by_name = {a.name: a for a in told.arms}
+    assert by_name[AVERAGE].run_ids == by_name["fixed x2"].run_ids
+    assert by_name[AVERAGE].accuracy_delta_pp == by_name["fixed x2"].accuracy_delta_pp
+    tested = [a for a in told.arms if a.accuracy_delta_pp]
+    twice = {AVERAGE, AVERAGE_SCALED}
+    deltas = [a.accuracy_delta_pp for a in tested if a.name not in twice]
+    raw = [
+        t_test(d.values, 100 / results[arms[0].configs[0].run_id()].num_test) for d in deltas if d
+    ]
+    assert [d.p_value for d in deltas if d] == pytest.approx(holm(raw))
+    assert f"correction for {len(tested) - 2} comparisons" in rendered(study_table(told))
+
+
 # --- what is concluded --------------------------------------------------------------------------
 
 
@@ -683,6 +704,34 @@ def test_compare_end_to_end(
     assert Path(drawn.stdout.strip()).exists()
 
 
+def test_runs_of_one_store_serve_every_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: list[str]
+) -> None:
+    """By their default flags: memory format measured or named, reading of DEBA named or not, and
+    the same number of threads."""
+    monkeypatch.chdir(tmp_path)
+    flags = [flag for flag in TINY if flag not in ("--threads", "1")]
+    for schedule in ("fixed", "deba"):
+        assert invoke("run", *flags, "--scheduler", schedule).exit_code == 0
+    made = {p: p.stat().st_mtime_ns for p in Path("probe-runs").glob("*/epochs.jsonl")}
+    assert len(made) == 2
+    told = invoke("compare", *flags, "--seeds", "0", "--schedulers", "deba", "--json")
+    assert told.exit_code == 0, told.output
+    arms = {a["name"]: a for a in json.loads(told.stdout)["arms"]}
+    assert {arms[name]["run_ids"][0] for name in ("fixed", "deba")} == {p.parent.name for p in made}
+    assert arms["deba"]["time_saved_pct"] is not None
+    told = invoke("validate", *flags, "--seeds", "0", "--json")
+    assert told.exit_code in (0, 1), told.output
+    assert {p: p.stat().st_mtime_ns for p in made} == made
+    assert len(list(Path("probe-runs").glob("*-deba-s0-*"))) == 1
+    (probed,) = Path("probe-runs/characterizations").glob("*.json")
+    told = invoke("report", str(probed), "--json")
+    assert told.exit_code == 0, told.output
+    page = Path(json.loads(told.stdout)["file"]).read_text()
+    assert "No full runs of it are stored here" not in page
+    assert "1 pair" in page
+
+
 def test_ablate_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: list[str]
 ) -> None:
@@ -695,7 +744,9 @@ def test_ablate_end_to_end(
     by_name = {a["name"]: a for a in answer["arms"]}
     assert by_name["whole profile"]["status"] == "finished"
     deba = Store(Path("probe-runs")).load(by_name["window 5"]["run_ids"][0])
-    assert deba.config["scheduler_args"] == {"min_calm_signals": 1, "window": 5}
+    assert deba.config["scheduler_args"] == {
+        **{"reading": "eager", "min_calm_signals": 1, "window": 5},
+    }
     assert "saved %" in invoke("ablate", *TINY, *args).stdout
 
 

@@ -24,11 +24,11 @@ from predictor.corpus import (
 )
 from predictor.examples import is_corpus_reading, make_examples
 from predictor.horizon import first_epochs
+from stability_probe.config import DEFAULT_READING
 from stability_probe.errors import MissingError
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.metrics import benefit_class, profile
 from stability_probe.paired import compare_runs
-from stability_probe.schedulers.deba import DEFAULT_READING
 from stability_probe.sweep import load_sweep, with_memory_format
 from tests.predictor_factories import CURVE, make_corpus_row, make_run, make_size, outcome
 

@@ -52,6 +52,7 @@ def test_the_range_passes_over_undefined() -> None:
     ],
 )
 def test_each_feature_outside_the_corpus_is_named(name: str, words: str) -> None:
+    """But for more headroom than any has, as a card may well have: time is read off its curve."""
     index = FEATURES.index(name)
     margin = FEATURE_MARGIN * 2.0
 
@@ -62,7 +63,8 @@ def test_each_feature_outside_the_corpus_is_named(name: str, words: str) -> None
 
     assert told(2.0 + margin) is None
     assert told(-margin) is None
-    assert told(2.0 + margin + 1e-6) == f"its {words} lies above everything in the corpus"
+    above = f"its {words} lies above everything in the corpus"
+    assert told(2.0 + margin + 1e-6) == (None if name == "log_headroom" else above)
     assert told(-margin - 1e-6) == f"its {words} lies below everything in the corpus"
     assert told(math.nan) is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from predictor.validate import validate
 from stability_probe import probe, throughput
 from stability_probe.ablate import ablate
 from stability_probe.compare import compare
+from stability_probe.config import RunConfig
 from stability_probe.errors import UsageError
 from stability_probe.loop import train
 from stability_probe.metrics import profile, stability_metrics
@@ -86,6 +88,19 @@ def test_the_same_question_finds_its_windows(
     first, second = (probe.characterize(config, seeds=(0,), store=store) for _ in range(2))
     assert second.config == first.config
     assert len(store.list()) == 1
+
+
+def test_a_window_of_another_machine_is_not_told_as_of_this(tmp_path: Path) -> None:
+    """Its seconds would be this machine's, beside a throughput curve measured here."""
+    config, store = with_fields(), Store(tmp_path)
+    probe.characterize(config, seeds=(0,), store=store)
+    (path,) = tmp_path.glob("*/result.json")
+    made = store.load(path.parent.name)
+    there = dataclasses.replace(made, environment={**made.environment, "device_name": "another"})
+    with store.open(RunConfig.from_dict(made.config)) as directory:
+        directory.finish(there)
+    with pytest.raises(UsageError, match=r"run of another machine \(another.* use another -o"):
+        probe.characterize(config, seeds=(0,), store=store)
 
 
 def test_threads_are_put_back() -> None:

@@ -7,6 +7,7 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -548,6 +549,28 @@ def test_thresholds_of_a_whole_profile_replace_calibration() -> None:
     assert limits["grad_component_variance"] == pytest.approx(4e-4)
     decision = bounded(Deba(thresholds=limits), 0).step(make_epoch(epoch=1, **CALM))
     assert decision.action == "increase"
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_a_whole_profile_gives_the_thresholds_that_its_own_rule_would_measure(reading: str) -> None:
+    """Of the last mini-batch where the reading looks at that, with its quantile and tolerance."""
+    rng = np.random.default_rng(0)
+    profile = [
+        make_epoch(
+            epoch=e,
+            grad_component_variance=v,
+            grad_component_variance_last=2 * v,
+            grad_norm=1 + v,
+            grad_norm_last=1 + 3 * v,
+            grad_norm_variation=v / 2,
+        )
+        for e, v in enumerate(rng.random(20), start=1)
+    ]
+    arguments = {**READINGS[reading], "tolerance": 1.3, "threshold_quantile": 0.4}
+    rule = Deba(**arguments, calibration_epochs=len(profile))
+    for epoch in profile:
+        rule.propose(epoch)
+    assert thresholds_of(profile, **arguments) == rule.thresholds
 
 
 def test_a_full_history_never_forgets() -> None:

@@ -7,9 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from stability_probe.config import RunConfig
 from stability_probe.errors import UsageError
 from stability_probe.records import RunResult, Study
-from stability_probe.stored import Probed, finished_run, fixed_twin, load_drawable, load_stored
+from stability_probe.run import run
+from stability_probe.store import Store
+from stability_probe.stored import (
+    Probed,
+    as_stored,
+    finished_run,
+    fixed_twin,
+    load_drawable,
+    load_stored,
+)
 from tests.report_factories import STUDIES, config_of, keep_probe, keep_run, make_pair, probed
 
 
@@ -46,6 +56,21 @@ def test_the_twin_of_a_run_with_emptied_moments_has_nothing_to_empty(tmp_path: P
     keep_run(tmp_path, make_pair()[0])
     emptied = make_pair(reset_moments=True)[1]
     assert fixed_twin(emptied, tmp_path) == make_pair()[0]
+
+
+def test_a_memory_format_has_two_names(tmp_path: Path) -> None:
+    """A run has torch's, contiguous_format, and a curve contiguous."""
+    config = RunConfig(
+        model="tests.tiny:net", data="tests.tiny:blobs", device="cpu", epochs=2, window_epochs=1
+    )
+    made = run(dataclasses.replace(config, channels_last="off"), Store(tmp_path))
+    for name in ("contiguous", made.memory_format):
+        assert finished_run(config, tmp_path, name) == made
+        assert finished_run(config, tmp_path, "channels_last") is None
+    named = dataclasses.replace(config, channels_last="off")
+    assert as_stored(named, tmp_path).run_id() == made.run_id
+    other = dataclasses.replace(config, channels_last="on")
+    assert as_stored(other, tmp_path) == other
 
 
 @pytest.mark.parametrize("asked", ["auto", "off"])

@@ -19,7 +19,7 @@ from stability_probe.schedulers.base import (
     Proposal,
     Rule,
 )
-from stability_probe.schedulers.deba import DEFAULT_READING, READINGS, Deba
+from stability_probe.schedulers.deba import READINGS, Deba
 from stability_probe.schedulers.fixed import Fixed
 from stability_probe.schedulers.noise_scale import NoiseScale
 from stability_probe.schedulers.norm_test import NormTest
@@ -102,7 +102,7 @@ def _check_sequence(sizes: Sequence[int], bounds: Bounds) -> None:
 def default_arguments(config: RunConfig) -> dict[str, Any]:
     """Arguments that follow from the run where they are not given."""
     if config.scheduler == "deba":
-        reading = config.scheduler_args.get("reading", DEFAULT_READING)
+        reading = config.scheduler_args["reading"]
         if not isinstance(reading, str) or reading not in READINGS:
             raise UsageError(_unknown("reading of deba", str(reading), list(READINGS)))
         return {"calibration_epochs": config.window_epochs, **READINGS[reading]}

@@ -49,8 +49,6 @@ literal: the last mini-batch's gradient, rollback on any variation above its thr
 strict: epoch means, all three signals calm, rollback on any spike, down to 16.
 eager: epoch means, one calm signal is enough, rollback on a threefold spike with risen loss.
 """
-DEFAULT_READING = "eager"
-"""The nearest to what the paper reports, in 120 full runs: docs/findings.md."""
 
 
 class Deba:
@@ -246,15 +244,12 @@ class Deba:
         self._recent = list(state["recent"])
 
 
-def thresholds_of(
-    profile: Sequence[EpochRecord], *, threshold_quantile: float = 0.5, tolerance: float = 1.0
-) -> dict[str, float]:
-    """Thresholds from a whole fixed-batch profile, as the paper calibrates them."""
-    return _quantiles(
-        [{name: getattr(epoch, name) for name in SIGNALS} for epoch in profile],
-        threshold_quantile,
-        tolerance,
-    )
+def thresholds_of(profile: Sequence[EpochRecord], **arguments: Any) -> dict[str, float]:
+    """Thresholds from a whole fixed-batch profile, as the paper calibrates them, of the signals
+    that `Deba(**arguments)` looks at."""
+    rule = Deba(**arguments)
+    signals = [rule._signals(epoch)[0] for epoch in profile]
+    return _quantiles(signals, rule.threshold_quantile, rule.tolerance)
 
 
 def _quantiles(
