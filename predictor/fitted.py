@@ -37,7 +37,7 @@ from stability_probe.records import MeanStd
 from stability_probe.sealed import seal, unseal
 from stability_probe.store import write_text
 
-_FORMAT = 11
+_FORMAT = 12
 """Of the stored numbers and of how they are computed: raised when either changes."""
 
 
