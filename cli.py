@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import stability_probe
 from stability_probe.errors import DivergedError, MissingError, UsageError, near
 from stability_probe.exits import EXIT_CODES, Group, complain
 from stability_probe.exits import explain as explain_error
@@ -60,13 +61,7 @@ if TYPE_CHECKING:
 
 def print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
     if wanted:
-        from importlib import metadata
-
-        try:
-            version = metadata.version("stability-probe")
-        except metadata.PackageNotFoundError:
-            version = "of a checkout that is not installed"
-        click.echo(f"probe {version}")
+        click.echo(f"probe {stability_probe.__version__}")
         ctx.exit()
 
 

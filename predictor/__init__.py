@@ -1,4 +1,11 @@
-"""Predicts, from a characterization, whether adaptive batch scheduling will pay off."""
+"""Predicts, from a characterization, whether adaptive batch scheduling will pay off.
+
+    from predictor import predict
+    print(predict(characterize("resnet18")).reason)
+
+`predictor.validate.validate` puts a prediction to the test, `predictor.report.write_report` draws
+it, `predictor.estimator.Predictor` is the scikit-learn estimator behind it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +20,9 @@ __all__ = ["predict"]
 
 
 def predict(
-    characterization: Characterization, corpus: Path | None = None, limits: Limits | None = None
+    characterization: Characterization,
+    corpus: Path | str | None = None,
+    limits: Limits | None = None,
 ) -> Prediction:
     """The verdict for a characterized model, from the shipped corpus or another file.
 
@@ -22,4 +31,5 @@ def predict(
     from predictor.prediction import predict as predict_from_corpus
     from stability_probe.limits import DEFAULT_LIMITS
 
-    return predict_from_corpus(characterization, corpus, limits or DEFAULT_LIMITS)
+    path = None if corpus is None else Path(corpus)
+    return predict_from_corpus(characterization, path, limits or DEFAULT_LIMITS)

@@ -30,7 +30,7 @@ from predictor.physical import (
     intervals_around,
 )
 from predictor.recipe import KnownRecipe, Recipe, known_recipes, recipe_of, rows_like, rows_of
-from stability_probe.errors import MissingError, RunError
+from stability_probe.errors import MissingError, RunError, UsageError
 from stability_probe.folders import cache_home
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.records import MeanStd
@@ -234,7 +234,7 @@ def _read(path: Path) -> FittedPredictor | None:
         values["recipes"] = tuple(_read_recipe(recipe) for recipe in values["recipes"])
         values["models"] = tuple(_read_model(model) for model in values["models"])
         return FittedPredictor(**values)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, UsageError):
         return None
 
 

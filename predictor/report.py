@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+import stability_probe
 from predictor.page import Report, Section, Table
 from predictor.report_grounds import held_out_part
 from predictor.report_probe import probe_section
@@ -53,7 +53,7 @@ def _arrange(unordered: Sequence[Section]) -> Report:
         sections=tuple(sections),
         ranking=_ranking(sections) if len(sections) > 1 else None,
         shared=(held_out_part("all", load_held_out()),) if told else (),
-        version=_version(),
+        version=stability_probe.__version__,
     )
 
 
@@ -117,10 +117,3 @@ def _ranking(sections: Sequence[Section]) -> Table:
         rows=rows,
         words=(0, 1, 5, 6),
     )
-
-
-def _version() -> str:
-    try:
-        return metadata.version("stability-probe")
-    except metadata.PackageNotFoundError:
-        return "of a checkout that is not installed"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable
+from pathlib import Path
 
 from predictor.corpus import CORPUS_READING
 from predictor.judge import judge
 from predictor.prediction import predict
-from stability_probe.config import RunConfig, run_ids
+from stability_probe.config import RunConfig, checked_seeds, run_ids
 from stability_probe.errors import RunError
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.paired import compare_runs, require_machine
@@ -16,15 +17,15 @@ from stability_probe.probe import characterize
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import RunResult, Validation
 from stability_probe.run import run
-from stability_probe.store import Store
+from stability_probe.store import Store, as_store
 from stability_probe.stored import as_stored
 
 
 def validate(
     config: RunConfig,
     *,
-    seeds: Sequence[int],
-    store: Store,
+    seeds: Iterable[int],
+    store: Store | Path | str,
     limits: Limits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> Validation:
@@ -36,7 +37,7 @@ def validate(
     `RunError` when a run diverged, so that there is nothing to compare, and `UsageError` when a
     stored one is of another machine than the prediction speaks of.
     """
-    progress = progress or Quiet()
+    progress, store, seeds = progress or Quiet(), as_store(store), checked_seeds(seeds)
     c = characterize(config, seeds=seeds, store=store, progress=progress)
     resolved = RunConfig.from_dict(c.config)
     baselines = [dataclasses.replace(resolved, seed=seed) for seed in seeds]

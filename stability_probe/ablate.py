@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stability_probe.config import RunConfig, check_seeds
+from stability_probe.config import RunConfig, checked_seeds
 from stability_probe.errors import RunError
 from stability_probe.limits import DEFAULT_LIMITS
 from stability_probe.paired import EQUIVALENCE_LEVEL, mean_interval
@@ -68,8 +68,8 @@ CLAIMS: tuple[tuple[str, tuple[str, ...], Callable[[Mapping[str, Any]], bool]], 
 def ablate(
     config: RunConfig,
     *,
-    seeds: Sequence[int],
-    root: Path,
+    seeds: Iterable[int],
+    root: Path | str,
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> Study:
@@ -78,7 +78,7 @@ def ablate(
     `config.scheduler_args` are arguments of DEBA that all arms share. Raises `UsageError` for one
     that DEBA does not take, `RunError` when the fixed run or DEBA itself did not finish.
     """
-    check_seeds(seeds)
+    seeds, root = checked_seeds(seeds), Path(root)
     check_jobs(config, jobs)
     progress = progress or Quiet()
     config = dataclasses.replace(config, scheduler="deba")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from stability_probe.advice import REPLAYED, advise
-from stability_probe.config import RunConfig, check_seeds
+from stability_probe.config import RunConfig, checked_seeds
 from stability_probe.datasets import Dataset
 from stability_probe.errors import UsageError
 from stability_probe.limits import DEFAULT_LIMITS, Limits
@@ -63,8 +63,8 @@ CONTRASTS = (
 def compare(
     config: RunConfig,
     *,
-    seeds: Sequence[int],
-    root: Path,
+    seeds: Iterable[int],
+    root: Path | str,
     schedulers: Sequence[str] = RIVALS,
     jobs: int = 1,
     limits: Limits = DEFAULT_LIMITS,
@@ -75,7 +75,7 @@ def compare(
     Raises `UsageError` for an unknown schedule or a seed given twice, `RunError` when the fixed run
     did not finish.
     """
-    check_seeds(seeds)
+    seeds, root = checked_seeds(seeds), Path(root)
     check_jobs(config, jobs)
     progress = progress or Quiet()
     dataset = load_run_data(config)

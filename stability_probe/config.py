@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 from stability_probe.errors import UsageError
@@ -94,6 +96,7 @@ class RunConfig:
     """CPU threads; None leaves torch's choice."""
 
     def __post_init__(self) -> None:
+        self._make_plain()
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
@@ -121,19 +124,7 @@ class RunConfig:
         for name in ("lr", "momentum", "weight_decay"):
             # Equal configs have one id: as JSON, 0 and 0.0 differ.
             object.__setattr__(self, name, float(getattr(self, name)))
-        if not isinstance(self.scheduler_args, Mapping):
-            raise UsageError("scheduler_args must be a table of names and values")
-        try:
-            json.dumps(dict(self.scheduler_args), allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise UsageError(
-                f"scheduler_args cannot be stored ({error}); use finite numbers, texts, lists "
-                "and tables"
-            ) from None
-        if self.scheduler == "deba":
-            # One run, one id, whether its reading was named or not.
-            named = {"reading": DEFAULT_READING, **self.scheduler_args}
-            object.__setattr__(self, "scheduler_args", named)
+        object.__setattr__(self, "scheduler_args", self._stored_arguments())
         if self.window_epochs > self.epochs:
             raise UsageError(
                 f"the window of {self.window_epochs} epochs is longer than the run of "
@@ -144,6 +135,29 @@ class RunConfig:
                 f"the largest batch {self.max_batch_size} is below the initial batch "
                 f"{self.batch_size}; use --max-batch-size {self.batch_size} or more"
             )
+
+    def _make_plain(self) -> None:
+        """A notebook's values become those that a file can hold: paths, and numbers of NumPy."""
+        for name, value in vars(self).copy().items():
+            if isinstance(value, os.PathLike):
+                object.__setattr__(self, name, os.fspath(value))
+            elif not isinstance(value, bool):
+                object.__setattr__(self, name, _plain_number(value))
+
+    def _stored_arguments(self) -> dict[str, Any]:
+        """The schedule's arguments as they are stored and read back, which nobody else holds."""
+        if not isinstance(self.scheduler_args, Mapping):
+            raise UsageError("scheduler_args must be a table of names and values")
+        try:
+            text = json.dumps(dict(self.scheduler_args), allow_nan=False, default=_plain_or_fail)
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"scheduler_args cannot be stored ({error}); use finite numbers, texts, lists "
+                "and tables"
+            ) from None
+        # One run, one id, whether its reading was named or not.
+        named = {"reading": DEFAULT_READING} if self.scheduler == "deba" else {}
+        return {**named, **json.loads(text)}
 
     @property
     def last_epoch(self) -> int:
@@ -157,7 +171,7 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return {**dataclasses.asdict(self), "scheduler_args": dict(self.scheduler_args)}
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
@@ -203,14 +217,18 @@ def run_ids(config: RunConfig) -> frozenset[str]:
     return frozenset(dataclasses.replace(config, channels_last=c).run_id() for c in asked)
 
 
-def check_seeds(seeds: Sequence[int]) -> None:
-    """Raises `UsageError` unless there is one at least and none twice: two runs of one seed are
-    the same run, and would agree beyond all noise."""
-    if not seeds:
+def checked_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
+    """`seeds` as plain numbers. Raises `UsageError` unless there is one at least and none twice:
+    two runs of one seed are the same run, and would agree beyond all noise."""
+    if not isinstance(seeds, Iterable):
+        raise UsageError(f"seeds is {seeds!r}; use a list, such as [0, 1, 2]")
+    plain = tuple(_plain_number(seed) for seed in seeds)
+    if not plain:
         raise UsageError("no seed is given; use --seeds 0")
-    if len(set(seeds)) < len(seeds):
-        twice = next(seed for seed in seeds if list(seeds).count(seed) > 1)
+    if len(set(plain)) < len(plain):
+        twice = next(seed for seed in plain if plain.count(seed) > 1)
         raise UsageError(f"seed {twice} is given twice; name each once")
+    return plain
 
 
 def as_file_name(name: str) -> str:
@@ -249,6 +267,20 @@ def largest_batch_size(config: RunConfig, num_train: int) -> int:
     """
     unset = max(config.batch_size, min(2048, num_train // 5 // 8 * 8))
     return min(config.max_batch_size or unset, num_train)
+
+
+def _plain_number(value: Any) -> Any:
+    """`value`, as a number of Python where it is one of another library."""
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else value
+
+
+def _plain_or_fail(value: Any) -> Any:
+    plain = _plain_number(value)
+    if plain is value:
+        raise TypeError(f"{type(value).__name__} is no plain value")
+    return plain
 
 
 def _is_number(value: object) -> bool:

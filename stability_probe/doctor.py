@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+import stability_probe
 from stability_probe.dataset_files import FILES, find_files
 from stability_probe.datasets import DATASETS
 from stability_probe.device import cpu_name, package_version
@@ -65,7 +66,7 @@ def examine(root: Path, data_dir: str | None = None) -> Examination:
     return Examination(
         python=platform.python_version(),
         platform=platform.platform(terse=True),
-        probe=package_version("stability-probe") or "of a checkout that is not installed",
+        probe=stability_probe.__version__,
         packages=packages,
         extras={name: package_version(name) or MISSING for name in EXTRAS},
         devices=_devices(),

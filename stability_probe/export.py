@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from stability_probe.errors import UsageError, near
 from stability_probe.megatron import fit_rampup
 from stability_probe.plain import to_plain
 from stability_probe.records import RunResult
@@ -56,8 +57,10 @@ def schedule_points(result: RunResult) -> list[SchedulePoint]:
 def export_schedule(result: RunResult, to: str) -> Exported:
     """The schedule of a run with at least one epoch; `to` is a name of `EXPORTS`.
 
-    Raises `UsageError` for a schedule that the other trainer cannot represent.
+    Raises `UsageError` for another name, and for a schedule that the other trainer cannot have.
     """
+    if to not in EXPORTS:
+        raise UsageError(f"unknown trainer {to!r}; use {near(to, EXPORTS)}")
     return EXPORTS[to](result)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stability_probe.errors import UsageError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What counts as a benefit, and what as harm. Raises `ValueError` for limits that cannot be."""
+    """What counts as a benefit, and what as harm. Raises `UsageError` for limits that cannot be."""
 
     min_time_saved_pct: float = 10.0
     """A run that saves less is no benefit."""
@@ -20,7 +22,7 @@ class Limits:
             ("largest loss of accuracy", self.max_accuracy_loss_pp, "0 to less than 100 points"),
         ):
             if not 0 <= value < 100:
-                raise ValueError(f"the {name} is {value:g}; use {below}")
+                raise UsageError(f"the {name} is {value:g}; use {below}")
 
     @property
     def words(self) -> str:

@@ -20,7 +20,7 @@ class Shown:
         raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON; `records.from_plain` is the inverse."""
+        """Plain values, ready for JSON; `plain.from_plain` is the inverse."""
         from stability_probe.plain import to_plain
 
         values: dict[str, Any] = to_plain(self)

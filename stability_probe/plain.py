@@ -66,7 +66,7 @@ def from_plain(kind: type[T], values: Mapping[str, Any]) -> T:
         raise TypeError(f"unknown field {unknown[0]!r}")
     try:
         record = msgspec.convert(values, kind)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UsageError) as error:
         raise TypeError(str(error)) from None
     for fault in _faults(record):
         raise TypeError(fault)

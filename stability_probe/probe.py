@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from stability_probe.config import (
     RunConfig,
-    check_seeds,
+    checked_seeds,
     largest_batch_size,
     with_memory_format,
 )
@@ -26,7 +27,7 @@ from stability_probe.progress import Progress, Quiet
 from stability_probe.records import Characterization, EpochRecord, ThroughputCurve
 from stability_probe.run import load_run_data, run
 from stability_probe.state import make_state
-from stability_probe.store import Store
+from stability_probe.store import Store, as_store
 from stability_probe.throughput import (
     choose_memory_format,
     curve_batch_sizes,
@@ -37,8 +38,8 @@ from stability_probe.throughput import (
 def characterize(
     config: RunConfig | str,
     *,
-    seeds: Sequence[int] | None = None,
-    store: Store | None = None,
+    seeds: Iterable[int] | None = None,
+    store: Store | Path | str | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Characterization:
@@ -57,8 +58,8 @@ def characterize(
     config = RunConfig.from_dict({**known, **settings})
     if config.window_epochs < 2:
         raise UsageError("a window of 1 epoch shows no variation; use --window 2 or more")
-    seeds = (config.seed,) if seeds is None else seeds
-    check_seeds(seeds)
+    seeds = (config.seed,) if seeds is None else checked_seeds(seeds)
+    store = None if store is None else as_store(store)
     config = dataclasses.replace(
         config, scheduler="fixed", scheduler_args={}, seed=seeds[0], max_epochs=None
     )
@@ -97,7 +98,7 @@ def _window(
 
 def _characterization(
     config: RunConfig,
-    seeds: Sequence[int],
+    seeds: tuple[int, ...],
     dataset: Dataset,
     windows: tuple[tuple[EpochRecord, ...], ...],
     curve: ThroughputCurve,
@@ -109,7 +110,7 @@ def _characterization(
     size = model_size(state.model, img_size=width, in_chans=channels, height=height)
     return Characterization(
         config=config.to_dict(),
-        seeds=tuple(seeds),
+        seeds=seeds,
         device=str(device),
         num_params=size.num_params,
         num_train=len(dataset.train_labels),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import signal
+import textwrap
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -31,14 +32,14 @@ from stability_probe.progress import Progress, Quiet
 from stability_probe.records import EpochRecord, RunResult
 from stability_probe.replay import with_stored_sequence
 from stability_probe.state import PartialEpoch, TrainState, make_state
-from stability_probe.store import RunDirectory, Store, write_bytes
+from stability_probe.store import RunDirectory, Store, as_store, write_bytes
 from stability_probe.throughput import choose_memory_format
 from stability_probe.user_code import cause
 
 
 def run(
     config: RunConfig,
-    store: Store,
+    store: Store | Path | str,
     progress: Progress | None = None,
     dataset: Dataset | None = None,
 ) -> RunResult:
@@ -49,7 +50,7 @@ def run(
     store the state within the epoch, or the result after the last, and raise `Interrupted`.
     `dataset` is the one `config` names, where the caller has loaded it already.
     """
-    progress = Quiet() if progress is None or follows() else progress
+    progress, store = Quiet() if progress is None or follows() else progress, as_store(store)
     with use_threads(config.threads), joined(config.device) as world, stopping() as stop:
         config = world.lead(partial(with_stored_sequence, config, store))
         world.lead(store.check_root)
@@ -217,8 +218,22 @@ def _environment(state: TrainState) -> dict[str, str]:
     return {**describe_environment(state.device), **several}
 
 
-def _checkpoint(state: TrainState) -> bytes:
-    """The state as bytes that `torch.load` reads with `weights_only`: tensors and plain values."""
+def _checkpoint(state: TrainState) -> memoryview:
+    """The state as bytes that `torch.load` reads with `weights_only`: tensors and plain values.
+
+    Raises `UsageError` for a schedule whose own state is anything else.
+    """
+    schedule = state.scheduler.state_dict()
+    buffer = io.BytesIO()
+    try:
+        torch.save(schedule, buffer)
+        torch.load(io.BytesIO(buffer.getbuffer()), weights_only=True)
+    except Exception as error:  # what a user's rule may hold fails in as many ways
+        told = textwrap.shorten(repr(schedule), 160, placeholder=" ...")
+        raise UsageError(
+            f"the schedule's state_dict() gave {told}, which cannot be read back; use plain "
+            "numbers (float(x), not NumPy's), texts, lists and tables"
+        ) from error
     buffer = io.BytesIO()
     last = state.memory_format == torch.channels_last
     torch.save(
@@ -227,7 +242,7 @@ def _checkpoint(state: TrainState) -> bytes:
             # Those that are not persistent are part of the state of a run all the same.
             "buffers": dict(state.model.named_buffers()),
             "optimizer": state.optimizer.state_dict(),
-            "scheduler": state.scheduler.state_dict(),
+            "scheduler": schedule,
             "epoch": state.epoch,
             "batch_size": state.batch_size,
             "previous": None if state.previous is None else to_plain(state.previous),
@@ -239,7 +254,7 @@ def _checkpoint(state: TrainState) -> bytes:
         },
         buffer,
     )
-    return buffer.getvalue()
+    return buffer.getbuffer()
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:

@@ -167,10 +167,7 @@ def make_config(options: Mapping[str, Any], *, predicts: bool = False) -> RunCon
 def make_limits(options: Mapping[str, Any]) -> Limits:
     """What parsed options take for a benefit. Raises `UsageError` for what cannot be."""
     names = {field: flag.strip("-").replace("-", "_") for field, flag in LIMIT_FLAGS.items()}
-    try:
-        return Limits(**{field: options[name] for field, name in names.items()})
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    return Limits(**{field: options[name] for field, name in names.items()})
 
 
 def load_settings(ctx: click.Context, param: click.Parameter, path: str | None) -> str | None:

@@ -136,7 +136,14 @@ def _check_batch(config: RunConfig, model: nn.Module, num_train: int, world: Wor
         )
     if world.size > 1 and config.compile:
         raise UsageError("several processes train eagerly; leave --compile out")
-    if config.batch_size == 1 and normalization(model) in ("batch", "mixed"):
+    if normalization(model) not in ("batch", "mixed"):
+        return
+    if config.batch_size == 1:
         raise UsageError(
             f"{config.model} has BatchNorm, which cannot train on a batch of 1; use -b 2 or more"
+        )
+    if num_train < 4:  # the noise scale needs two batches
+        raise UsageError(
+            f"{config.model} has BatchNorm, which needs two batches of 2, and there are only "
+            f"{num_train} training samples; use a --limit of 4 or more, or other --data"
         )

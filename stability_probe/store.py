@@ -189,6 +189,11 @@ class Store:
         return read_result(path) or _unfinished(path)
 
 
+def as_store(runs: Store | Path | str) -> Store:
+    """The store of a folder, which may be named by its path."""
+    return runs if isinstance(runs, Store) else Store(Path(runs))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write all of a file or nothing: temporary name, sync, rename."""
     write_bytes(path, text.encode())
@@ -219,7 +224,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, seal(values))
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write all of a file or nothing: temporary name, sync, rename. A link stays a link."""
     target = Path(os.path.realpath(path))
     # Machines that share a folder may have processes of the same number.
@@ -244,7 +249,7 @@ def _new_file(folder: Path, name: str) -> Path:
             number += 1
 
 
-def _to_disk(file: IO[bytes], content: bytes) -> None:
+def _to_disk(file: IO[bytes], content: bytes | memoryview) -> None:
     file.write(content)
     file.flush()
     os.fsync(file.fileno())

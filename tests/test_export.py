@@ -233,3 +233,8 @@ def test_a_name_in_a_stored_file_is_no_code(to: str) -> None:
     # But for the docstring, which holds the name, nothing of the script depends on it.
     first, second = (ast.dump(ast.Module(ast.parse(text).body[1:], [])) for text in (plain, named))
     assert first == second
+
+
+def test_an_unknown_trainer_is_named_with_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"unknown trainer 'megatrn'; use megatron"):
+        export_schedule(make_result(SIZES), "megatrn")

@@ -422,6 +422,13 @@ def test_what_does_not_fit_says_so(fields: dict[str, Any], words: str) -> None:
         make_state(with_fields(**fields), blobs())
 
 
+def test_batchnorm_and_too_few_samples_for_two_batches_say_so() -> None:
+    few = with_fields(batch_size=2)
+    with pytest.raises(UsageError, match="two batches of 2, and there are only 3 training samples"):
+        make_state(few, blobs(num_train=3))
+    assert len(train_all(few, blobs(num_train=4))) == CONFIG.last_epoch
+
+
 @pytest.mark.gpu
 def test_a_gpu_trains_the_same_curve() -> None:
     dataset = blobs()

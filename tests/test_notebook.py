@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
+import importlib.resources
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import stability_probe
+from predictor import predict
 from stability_probe.config import RunConfig
-from stability_probe.errors import UsageError
+from stability_probe.errors import MissingError, UsageError
 from stability_probe.plain import from_plain, to_plain
 from stability_probe.records import Characterization, RunResult
 from tests.factories import make_epoch
@@ -75,6 +80,62 @@ def test_a_model_name_and_settings_are_enough() -> None:
     assert "headroom" in found._repr_html_()
     with pytest.raises(UsageError, match="unknown setting 'epoch'"):
         stability_probe.characterize("tests.tiny:net", epoch=4)
+
+
+def test_a_notebooks_paths_and_numpy_numbers_are_taken(tmp_path: Path) -> None:
+    def ask(**settings: Any) -> Characterization:
+        return stability_probe.characterize(
+            "tests.tiny:net",
+            data="tests.tiny:blobs",
+            device="cpu",
+            channels_last="off",
+            max_batch_size=32,
+            store=str(tmp_path),
+            **settings,
+        )
+
+    plain = ask(epochs=4, window_epochs=2, lr=0.25, seeds=[0, 1], data_dir=str(tmp_path))
+    numpys = ask(
+        epochs=np.int64(4),
+        window_epochs=np.int32(2),
+        lr=np.float32(0.25),
+        seeds=np.arange(2),
+        data_dir=tmp_path,
+    )
+    assert numpys.config == plain.config
+    assert json.dumps(numpys.seeds) == "[0, 1]"
+    # Of the same store, the windows were the same runs.
+    assert numpys.windows == plain.windows
+    with pytest.raises(MissingError, match=r"cannot read .*none.csv: No such file"):
+        predict(numpys, str(tmp_path / "none.csv"))
+
+
+def test_one_number_is_no_list_of_seeds() -> None:
+    with pytest.raises(UsageError, match=r"seeds is 3; use a list, such as \[0, 1, 2\]"):
+        stability_probe.characterize("tests.tiny:net", seeds=3)  # type: ignore[arg-type]
+
+
+def test_a_run_keeps_its_arguments_whatever_becomes_of_the_callers() -> None:
+    arguments = {"growth": np.float64(2.0), "sizes": (16, np.int64(24))}
+    config = RunConfig(model="m", scheduler="timed", scheduler_args=arguments)
+    arguments["growth"] = np.float64(3.0)
+    config.to_dict()["scheduler_args"]["growth"] = 4.0
+    assert config.scheduler_args == {"growth": 2.0, "sizes": [16, 24]}
+    assert {
+        type(n) for n in (config.scheduler_args["growth"], *config.scheduler_args["sizes"])
+    } == {
+        float,
+        int,
+    }
+
+
+def test_every_name_of_the_package_is_there() -> None:
+    for name in [*stability_probe.__all__, "__version__"]:
+        assert name in dir(stability_probe)
+        assert getattr(stability_probe, name)
+    assert importlib.metadata.version("stability-probe") == stability_probe.__version__
+    for package in ("stability_probe", "predictor"):
+        assert importlib.resources.files(package).joinpath("py.typed").is_file()
 
 
 @pytest.mark.parametrize("shown", [make_result(), make_characterization()], ids=["run", "probe"])

@@ -270,7 +270,8 @@ def test_no_batch_exceeds_the_samples_there_are() -> None:
         ("adabatch", {"every": 0}, "every >= 1"),
         ("noise_scale", {"smoothing": 1}, "from 0 to below 1"),
         ("noise_scale", {"multiple": 0}, "multiple > 0"),
-        ("norm_test", {"theta": 0}, "theta > 0"),
+        ("norm_test", {"theta": 0}, "theta from 1e-6 to 1e6"),
+        ("norm_test", {"theta": 1e200}, "theta from 1e-6 to 1e6"),
         ("replay", {}, "replay needs the batch of every epoch"),
         ("replay", {"batch_sizes": []}, "the batch of every epoch"),
         ("replay", {"batch_sizes": [16, "a"]}, "the batch of every epoch"),
@@ -393,6 +394,44 @@ def test_what_could_not_be_stored_is_no_proposal(wrong: object) -> None:
         bounded(Says(wrong)).step(make_epoch(epoch=1))
     right = proposal(evidence=evidence(value=None, threshold=1))
     assert bounded(Says(right)).step(make_epoch(epoch=1, batch_size=16)).reason == "so"
+
+
+def test_a_rule_may_compute_in_numpy_and_the_decision_is_plain() -> None:
+    said = proposal(
+        batch_size=np.float32(30.0),
+        evidence=evidence(value=np.float64(2.0), threshold=np.float32(0.5)),
+    )
+    decision = bounded(Says(said), 0).step(make_epoch(epoch=1, batch_size=16))
+    assert type(decision.batch_size) is int
+    assert decision.batch_size == 32
+    assert [type(n) for e in decision.evidence for n in (e.value, e.threshold)] == [float, float]
+    assert decision.evidence == evidence(value=2.0, threshold=0.5)
+
+
+@pytest.mark.parametrize(("wanted", "taken"), [(math.inf, 250), (1e300, 250), (-math.inf, 12)])
+def test_without_end_means_as_far_as_the_bounds(wanted: float, taken: int) -> None:
+    scheduler = bounded(Says(proposal(batch_size=wanted)), 0, Bounds(minimum=12, maximum=250))
+    assert scheduler.step(make_epoch(epoch=1, batch_size=16)).batch_size == taken
+
+
+@pytest.mark.parametrize("every", [None, 2.0, -1])
+def test_a_users_rule_measures_noise_every_so_many_whole_epochs(
+    every: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AdaBatch, "noise_every", every, raising=False)
+    config = RunConfig(
+        model="m", scheduler="tests.test_schedulers:doubling", scheduler_args={"every": 1}
+    )
+    with pytest.raises(
+        UsageError, match=f"noise_every of tests.test_schedulers:doubling is {every}"
+    ):
+        make_scheduler(config, num_train=200)
+
+
+def test_a_window_too_short_for_debas_thresholds_is_named() -> None:
+    config = RunConfig(model="m", scheduler="deba", epochs=1, window_epochs=1)
+    with pytest.raises(UsageError, match="a window of 2 epochs at least; use --window 2"):
+        make_scheduler(config, num_train=200)
 
 
 def test_timed_grows_whenever_the_cooldown_allows() -> None:

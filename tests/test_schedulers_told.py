@@ -344,7 +344,7 @@ SEQUENCE = (
 UNKNOWN = "unknown argument of"
 READING = "unknown reading of deba"
 EVERY = "noise_scale needs every >= 1, multiple > 0 and deadband >= 0"
-NORM_TEST = "norm_test needs theta > 0 and every >= 1, a whole number of epochs"
+NORM_TEST = "norm_test needs theta from 1e-6 to 1e6 and every >= 1, a whole number of epochs"
 ADABATCH = "adabatch needs factor > 1 and every >= 1, a whole number of epochs"
 THRESHOLDS = f"deba thresholds need a number for each of {', '.join(START)}"
 NO_NUMBER = "TypeError: '>' not supported between instances of 'str' and 'int'"

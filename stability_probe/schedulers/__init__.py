@@ -105,6 +105,11 @@ def default_arguments(config: RunConfig) -> dict[str, Any]:
         reading = config.scheduler_args["reading"]
         if not isinstance(reading, str) or reading not in READINGS:
             raise UsageError(_unknown("reading of deba", str(reading), list(READINGS)))
+        if config.window_epochs < 2 and "calibration_epochs" not in config.scheduler_args:
+            raise UsageError(
+                "deba takes its thresholds from a window of 2 epochs at least; use --window 2 or "
+                "more, and as many --epochs"
+            )
         return {"calibration_epochs": config.window_epochs, **READINGS[reading]}
     if config.scheduler == "adabatch":
         return {"every": max(1, config.epochs // 5)}
@@ -142,6 +147,9 @@ def _make_users_rule(name: str, arguments: dict[str, Any]) -> Rule:
     for method in ("propose", "state_dict", "load_state_dict"):
         if not callable(getattr(made, method, None)):
             raise UsageError(f"what {name} returns has no {method}(); see schedulers/base.py, Rule")
+    every = getattr(made, "noise_every", 0)
+    if not isinstance(every, int) or every < 0:
+        raise UsageError(f"noise_every of {name} is {every!r}; use a whole number of epochs from 0")
     rule: Rule = made
     return rule
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Protocol
 
 from stability_probe.errors import UsageError
@@ -21,7 +22,7 @@ class Proposal:
     """What a rule would do, before bounds, grid and cooldown."""
 
     batch_size: float
-    """Samples; the present batch to leave it."""
+    """Samples; the present batch to leave it, infinity for as large as may be."""
     reason: str
     evidence: tuple[Evidence, ...] = ()
 
@@ -86,6 +87,7 @@ class Bounds:
         Where rounding would undo the change, the next grid size is taken; at a bound the batch
         stays.
         """
+        wanted = min(max(wanted, self.minimum), self.maximum)
         if wanted == batch_size:
             return batch_size
         size = math.floor(wanted / GRID + 0.5) * GRID
@@ -167,11 +169,12 @@ def _checked(proposal: object, rule: Rule) -> Proposal:
     """What a rule proposes; it may be the user's."""
     if isinstance(proposal, Proposal):
         size, reason, evidence = proposal.batch_size, proposal.reason, proposal.evidence
-        if _is_finite(size) and isinstance(reason, str) and _is_evidence(evidence):
-            return proposal
+        sized = isinstance(size, Real) and not math.isnan(size)
+        if sized and isinstance(reason, str) and _is_evidence(evidence):
+            return dataclasses.replace(proposal, evidence=tuple(map(_plain_evidence, evidence)))
     raise UsageError(
-        f"{type(rule).__name__}.propose() returned {proposal!r}; use a Proposal of a finite batch, "
-        "a reason in words, and finite evidence"
+        f"{type(rule).__name__}.propose() returned {proposal!r}; use a Proposal of a number of "
+        "samples, a reason in words, and finite evidence"
     )
 
 
@@ -184,5 +187,13 @@ def _is_evidence(evidence: object) -> bool:
     )
 
 
+def _plain_evidence(evidence: Evidence) -> Evidence:
+    """With numbers that a record can hold: a rule may compute in NumPy."""
+    value, threshold = (
+        None if number is None else float(number) for number in (evidence.value, evidence.threshold)
+    )
+    return Evidence(name=evidence.name, value=value, threshold=threshold)
+
+
 def _is_finite(number: object) -> bool:
-    return isinstance(number, (int, float)) and math.isfinite(number)
+    return isinstance(number, Real) and math.isfinite(number)

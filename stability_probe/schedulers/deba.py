@@ -54,8 +54,9 @@ eager: epoch means, one calm signal is enough, rollback on a threefold spike wit
 class Deba:
     """Grows the batch while the gradients are calm, rolls back when they spike.
 
-    One reading of DEBA: by default `mild`; `make_scheduler` knows the others by name. Raises
-    `UsageError` for parameters that cannot work.
+    One reading of DEBA: by itself `mild`, while a run that names none takes
+    `config.DEFAULT_READING`; `make_scheduler` knows all by name. Raises `UsageError` for parameters
+    that cannot work.
 
     window: epochs in the sliding window (paper: 15); None keeps the full history.
     growth, shrink: factors of increase and rollback (paper: 1.5, 0.8).

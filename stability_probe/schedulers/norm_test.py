@@ -6,6 +6,7 @@ learning", Math. Program. 134 (2012), eq. 3.9 and 3.12.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,8 +27,10 @@ class NormTest:
     cooldown = 0
 
     def __init__(self, *, theta: float = 0.9, every: int = 2, smoothing: float = 0.5) -> None:
-        if not theta > 0 or not isinstance(every, int) or every < 1:
-            raise UsageError("norm_test needs theta > 0 and every >= 1, a whole number of epochs")
+        if not 1e-6 <= theta <= 1e6 or not isinstance(every, int) or every < 1:
+            raise UsageError(
+                "norm_test needs theta from 1e-6 to 1e6 and every >= 1, a whole number of epochs"
+            )
         self.theta = theta
         self.noise_every = every
         self._noise = SmoothedNoise(smoothing)
@@ -47,7 +50,7 @@ class NormTest:
             reason = f"norm test holds: variance {variance:.3g} <= {allowed:.3g}"
             return hold(record, reason, evidence)
         return Proposal(
-            batch_size=trace / allowed,
+            batch_size=trace / allowed if allowed else math.inf,
             reason=f"norm test fails: variance {variance:.3g} > {allowed:.3g}",
             evidence=(evidence,),
         )
