@@ -120,7 +120,11 @@ def predict(**options: Any) -> None:
     """
     limits = make_limits(options)
     from predictor import predict, summary
-    from stability_probe.store import characterization_file, read_characterization, runs_beside
+    from stability_probe.store import (
+        characterization_file,
+        read_characterization,
+        runs_beside,
+    )
     from stability_probe.terminal import print_result
 
     path = characterization_file(Path(options["characterization"]))
@@ -331,7 +335,7 @@ def export(**options: Any) -> None:
     the Hugging Face Trainer, or Megatron-LM's arguments.
     """
     from stability_probe.export import export_schedule
-    from stability_probe.store import write_text
+    from stability_probe.files import write_text
     from stability_probe.stored import load_run
     from stability_probe.terminal import print_result
 
@@ -553,7 +557,7 @@ def build(**options: Any) -> None:
     """
     from predictor.build import build_rows
     from predictor.corpus import format_corpus, load_with
-    from stability_probe.store import write_text
+    from stability_probe.files import write_text
     from stability_probe.sweep import load_sweep
     from stability_probe.terminal import print_result
 
@@ -620,7 +624,7 @@ def add(**options: Any) -> None:
     from predictor.build import own_rows
     from predictor.corpus import format_corpus, load_with, own_corpus_path
     from predictor.examples import learned, usable
-    from stability_probe.store import write_text
+    from stability_probe.files import write_text
     from stability_probe.terminal import print_result
 
     added = own_rows(options["run_ids"], Path(options["output"]))
@@ -659,7 +663,7 @@ def fit(**options: Any) -> None:
     from predictor.corpus import load_corpus, own_corpus_path
     from predictor.fitted import fit_known, to_json
     from predictor.refit import refit
-    from stability_probe.store import write_text
+    from stability_probe.files import write_text
     from stability_probe.terminal import print_result
 
     path, limits = own_corpus_path(), make_limits(options)

@@ -12,11 +12,12 @@ from stability_probe.config import RunConfig, largest_batch_size, with_memory_fo
 from stability_probe.datasets import load_dataset
 from stability_probe.device import describe_environment, device_name, resolve_device
 from stability_probe.errors import UsageError
+from stability_probe.files import write_json
 from stability_probe.models import make_model, model_size
 from stability_probe.paired import require_machine, same_machine
 from stability_probe.plain import to_plain
 from stability_probe.records import ModelSize, RunResult, ThroughputCurve
-from stability_probe.store import Store, read_result, write_json
+from stability_probe.store import Store, read_result
 from stability_probe.stored import fixed_twin
 from stability_probe.sweep import (
     SweepRun,

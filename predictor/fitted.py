@@ -31,11 +31,11 @@ from predictor.physical import (
 )
 from predictor.recipe import KnownRecipe, Recipe, known_recipes, recipe_of, rows_like, rows_of
 from stability_probe.errors import MissingError, RunError, UsageError
+from stability_probe.files import write_text
 from stability_probe.folders import cache_home
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.records import MeanStd
 from stability_probe.sealed import seal, unseal
-from stability_probe.store import write_text
 
 _FORMAT = 12
 """Of the stored numbers and of how they are computed: raised when either changes."""

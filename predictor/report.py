@@ -15,8 +15,8 @@ from predictor.report_run import run_section
 from predictor.report_study import study_section, validation_section
 from predictor.scores import load_held_out
 from stability_probe.errors import MissingError
+from stability_probe.files import check_output, write_text
 from stability_probe.records import RunResult, Study, Validation
-from stability_probe.store import check_output, write_text
 from stability_probe.stored import Stored, load_stored
 
 _MARK = '<meta name="generator" content="probe report">'

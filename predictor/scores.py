@@ -9,9 +9,9 @@ from typing import Any
 from predictor.corpus import corpus_path
 from predictor.recipe import Recipe
 from stability_probe.errors import MissingError
+from stability_probe.files import read_json
 from stability_probe.limits import Limits
 from stability_probe.plain import from_plain
-from stability_probe.store import read_json
 
 
 def squared_error(p: Any, share: Any) -> Any:

@@ -26,9 +26,9 @@ from torch.nn import functional as F
 from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset, load_dataset
 from stability_probe.errors import UsageError
+from stability_probe.files import read_json, write_json
 from stability_probe.models import check_model, is_own_model, make_model
 from stability_probe.randomness import randomness_kept, seed_everything
-from stability_probe.store import read_json, write_json
 from stability_probe.user_code import import_callable, is_own, working_directory_importable
 
 _TOLERANCE = 1e-3

@@ -24,6 +24,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 from stability_probe.advice import goes_by_curve
 from stability_probe.config import as_file_name
 from stability_probe.errors import RunError, UsageError
+from stability_probe.files import write_bytes
 from stability_probe.records import (
     ArmOutcome,
     Characterization,
@@ -43,7 +44,6 @@ from stability_probe.series import (
     symmetric_limit,
     wants_log,
 )
-from stability_probe.store import write_bytes
 
 FORMATS = ("png", "svg", "pdf")
 # Okabe and Ito's colour-blind safe set, without its yellow (too pale for lines on white).

@@ -13,7 +13,7 @@ from stability_probe.config import RunConfig
 from stability_probe.errors import MissingError
 from stability_probe.executors import run_one
 from stability_probe.exits import BUG, explain
-from stability_probe.store import write_bytes
+from stability_probe.files import write_bytes
 
 _FILES = ("config.json", "epochs.jsonl", "result.json", "summary.json")
 

@@ -21,6 +21,7 @@ from stability_probe.datasets import Dataset, load_dataset
 from stability_probe.device import describe_environment, is_out_of_memory, use_threads
 from stability_probe.distributed import World, joined
 from stability_probe.errors import DivergedError, MissingError, UsageError
+from stability_probe.files import write_bytes
 from stability_probe.fingerprint import has_fingerprint, require_unchanged
 from stability_probe.interrupt import Interrupted, Stop, stopping
 from stability_probe.launch import follows
@@ -32,7 +33,7 @@ from stability_probe.progress import Progress, Quiet
 from stability_probe.records import EpochRecord, RunResult
 from stability_probe.replay import with_stored_sequence
 from stability_probe.state import PartialEpoch, TrainState, make_state
-from stability_probe.store import RunDirectory, Store, as_store, write_bytes
+from stability_probe.store import RunDirectory, Store, as_store
 from stability_probe.throughput import choose_memory_format
 from stability_probe.user_code import cause
 

@@ -127,7 +127,7 @@ class OutputFile(click.Option):
     def check(self, path: str | None) -> None:
         """Raise, before any work, unless it may be written; see `store.check_output`."""
         if path is not None:
-            from stability_probe.store import check_output
+            from stability_probe.files import check_output
 
             check_output(Path(path), self._kind, *self._marks)
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from stability_probe.config import RunConfig, memory_flag
 from stability_probe.errors import MissingError, UsageError
+from stability_probe.files import read_json
 from stability_probe.plain import from_plain
 from stability_probe.records import Characterization, Prediction, RunResult, Study, Validation
 from stability_probe.store import (
     Store,
     characterization_file,
     read_characterization,
-    read_json,
     read_result,
     read_study,
 )

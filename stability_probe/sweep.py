@@ -32,12 +32,13 @@ from typing import Any
 from stability_probe.config import RunConfig, largest_batch_size, step_id, with_memory_format
 from stability_probe.errors import MissingError, UsageError
 from stability_probe.executors import Executor
+from stability_probe.files import sole_maker, write_json
 from stability_probe.interrupt import raising
 from stability_probe.metrics import samples_per_s
 from stability_probe.plain import to_plain
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import ThroughputCurve
-from stability_probe.store import read_measured, read_summary, sole_maker, write_json
+from stability_probe.store import read_measured, read_summary
 
 MAX_RUNS = 100_000
 """Of one sweep file: more is a slip in a grid, and would fill the memory before it is seen."""

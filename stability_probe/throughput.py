@@ -24,12 +24,13 @@ from stability_probe.device import (
     peak_memory,
     synchronize,
 )
+from stability_probe.files import sole_maker, write_json
 from stability_probe.plain import to_plain
 from stability_probe.progress import Progress, Quiet
 from stability_probe.records import ThroughputCurve, ThroughputPoint
 from stability_probe.state import TrainState, make_state
 from stability_probe.step import load_batch, train_step
-from stability_probe.store import read_measured, sole_maker, write_json
+from stability_probe.store import read_measured
 
 ROUNDS = 3
 """Memory formats are timed this many times, taking turns, so that a drift hits both alike."""

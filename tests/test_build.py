@@ -18,9 +18,9 @@ from predictor.corpus import CORPUS_READING, CorpusRow, format_corpus, load_corp
 from stability_probe.config import RunConfig, with_memory_format
 from stability_probe.device import describe_environment
 from stability_probe.errors import UsageError
+from stability_probe.files import write_json
 from stability_probe.plain import to_plain
 from stability_probe.records import RunResult, ThroughputCurve
-from stability_probe.store import write_json
 from stability_probe.sweep import SweepRun, curve_path, load_sweep, measure_curves, stored_curve
 from tests.predictor_factories import CURVE, make_corpus_row
 from tests.report_factories import keep_run, make_pair

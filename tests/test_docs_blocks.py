@@ -30,7 +30,8 @@ from predictor.evaluate import Evaluation
 from predictor.scores_summary import evaluation_tables
 from stability_probe import executors, study
 from stability_probe.config import RunConfig
-from stability_probe.store import read_json, read_study
+from stability_probe.files import read_json
+from stability_probe.store import read_study
 from stability_probe.study_summary import study_table
 from tests.test_docs import DOCUMENTS, ROOT, blocks
 

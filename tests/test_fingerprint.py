@@ -18,11 +18,12 @@ from stability_probe.config import RunConfig
 from stability_probe.datasets import Dataset
 from stability_probe.errors import UsageError
 from stability_probe.executors import LocalProcesses
+from stability_probe.files import read_json, write_json
 from stability_probe.fingerprint import require_unchanged
 from stability_probe.probe import characterize
 from stability_probe.randomness import seed_everything
 from stability_probe.run import run
-from stability_probe.store import Store, read_json, write_json
+from stability_probe.store import Store
 from stability_probe.sweep import measure_curves, run_all
 from tests.tiny import blobs
 

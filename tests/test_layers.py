@@ -50,6 +50,7 @@ def test_the_predictor_knows_no_command_line(path: Path) -> None:
         "sealed",
         "metrics",
         "errors",
+        "files",
         "memory",
         "store",
         "stored",

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from stability_probe import store as store_module
 from stability_probe.config import RunConfig
 from stability_probe.errors import MissingError, RunError, UsageError
+from stability_probe.files import check_output, write_bytes
 from stability_probe.plain import _ABOVE_ZERO, _AT_LEAST_ZERO, from_plain, to_plain
 from stability_probe.records import (
     Characterization,
@@ -37,14 +38,7 @@ from stability_probe.records import (
     ThroughputCurve,
     Validation,
 )
-from stability_probe.store import (
-    RunSummary,
-    Store,
-    check_output,
-    read_measured,
-    read_records,
-    write_bytes,
-)
+from stability_probe.store import RunSummary, Store, read_measured, read_records
 from tests.factories import make_curve, make_epoch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
