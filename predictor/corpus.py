@@ -326,13 +326,18 @@ def not_among(known: Iterable[CorpusRow], rows: Iterable[CorpusRow]) -> list[Cor
     return [row for row in rows if row.pair_id not in compared]
 
 
+def in_order(rows: Iterable[CorpusRow]) -> list[CorpusRow]:
+    """Rows in an order of their own, so that the order of measurement leaves no trace."""
+    return sorted(rows, key=lambda r: (r.family, r.model, r.data, r.arm, r.seed, *r.pair_id))
+
+
 def format_corpus(rows: Iterable[CorpusRow]) -> str:
-    """Rows as CSV, sorted, so that the order of measurement leaves no trace."""
+    """Rows as CSV, in order."""
     names = [f.name for f in dataclasses.fields(CorpusRow)]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(names)
-    for row in sorted(rows, key=lambda r: (r.family, r.model, r.data, r.arm, r.seed, *r.pair_id)):
+    for row in in_order(rows):
         writer.writerow([format_cell(getattr(row, name)) for name in names])
     return buffer.getvalue()
 

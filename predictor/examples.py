@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.corpus import CORPUS_READING, CorpusRow
+from predictor.corpus import CORPUS_READING, CorpusRow, in_order
 from predictor.features import Case, make_features
 from stability_probe import metrics
 from stability_probe.config import DEFAULT_READING
@@ -95,14 +95,6 @@ def finished(row: CorpusRow) -> bool:
 def learned(row: CorpusRow) -> bool:
     """The fixed run was no stuck one, of which any batch would be as good."""
     return metrics.learns(row.profile.losses)
-
-
-def in_order(rows: Iterable[CorpusRow]) -> list[CorpusRow]:
-    """Rows in an order that does not depend on the file's."""
-    return sorted(
-        rows,
-        key=lambda r: (r.family, r.model, r.data, r.arm, r.seed, r.fixed_run_id, r.adaptive_run_id),
-    )
 
 
 def make_examples(rows: Sequence[CorpusRow], limits: Limits = DEFAULT_LIMITS) -> list[Example]:

@@ -10,8 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from predictor.corpus import CorpusRow
-from predictor.examples import in_order
+from predictor.corpus import CorpusRow, in_order
 from predictor.recipe import Recipe, recipe_of
 from stability_probe import metrics
 from stability_probe.limits import DEFAULT_LIMITS, Limits

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from predictor.corpus import CorpusRow
-from predictor.examples import equal_weights, in_order, usable, weighted_share
+from predictor.corpus import CorpusRow, in_order
+from predictor.examples import equal_weights, usable, weighted_share
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 
 _COLLAPSE = 0.5

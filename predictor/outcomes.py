@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from predictor import bootstrap
-from predictor.corpus import CorpusRow
-from predictor.examples import in_order, learned, usable
+from predictor.corpus import CorpusRow, in_order
+from predictor.examples import learned, usable
 from predictor.scores import Score
 from stability_probe import metrics
 from stability_probe.limits import DEFAULT_LIMITS, Limits

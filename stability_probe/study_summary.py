@@ -60,11 +60,11 @@ def _arms_table(study: Study) -> Table:
     for column in columns:
         table.add_column(column, justify="right" if column else "left")
     for arm in study.arms:
-        table.add_row(Text(arm.name), *_cells(arm, study))
+        table.add_row(Text(arm.name), *_cells(arm))
     return table
 
 
-def _cells(arm: ArmOutcome, study: Study) -> list[str]:
+def _cells(arm: ArmOutcome) -> list[str]:
     if arm.time_s is None or arm.accuracy is None:
         return [arm.status]
     percent = MeanStd(

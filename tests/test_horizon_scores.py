@@ -11,8 +11,8 @@ from sklearn.metrics import brier_score_loss
 
 from predictor import verdicts as module
 from predictor.candidates import BASELINES, CANDIDATES
-from predictor.corpus import CorpusRow, format_corpus
-from predictor.examples import Example, case_of, in_order, make_examples
+from predictor.corpus import CorpusRow, format_corpus, in_order
+from predictor.examples import Example, case_of, make_examples
 from predictor.fitted import fit_predictor
 from predictor.held_out import Refits
 from predictor.horizon import first_epochs
