@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from click.testing import CliRunner, Result
 from matplotlib.figure import Figure
@@ -20,7 +21,7 @@ from rich.console import Console
 
 import cli
 from stability_probe import study, sweep
-from stability_probe.ablate import ablation_study, differing, judge, profile_arm
+from stability_probe.ablate import ablate, ablation_study, differing, judge, profile_arm
 from stability_probe.ablate import independent_arms as ablation_arms
 from stability_probe.advice import choose
 from stability_probe.compare import (
@@ -803,3 +804,63 @@ def test_an_interrupt_starts_no_further_run(
     with pytest.raises(KeyboardInterrupt):
         sweep.run_all(configs, tmp_path, LocalProcesses(2), Interrupted())
     assert len(started) < 10
+
+
+def test_deba_is_set_against_each_control_by_its_name() -> None:
+    """Each arm loses points of its own, so that the difference tells which two were compared."""
+    points = {"deba": 0.0, REPLAYED: 1.0, SCATTERED: 2.0, "timed": 4.0, AVERAGE: 8.0}
+    points |= {AVERAGE_SCALED: 16.0, LARGEST_SCALED: 32.0, "cosine": 5.0, "step": 7.0}
+
+    def outcome(arm: Arm, seed: int) -> tuple[float, float]:
+        return 100.0, 0.5 - points.get(arm.name, 0.0) / 100
+
+    told = compare_study(*all_arms(outcome), CURVE)
+    assert {c.name: round(c.accuracy_delta_pp.mean) for c in told.contrasts} == {
+        "its batch sequence, replayed": 1,
+        "the same changes at random epochs": 2,
+        "growth at fixed times": 4,
+        "a fixed batch of its average": 8,
+        "that with the rate scaled": 16,
+        "its largest, rate scaled": 32,
+        "a fixed batch with a cosine rate": 5,
+        "a fixed batch with a step rate": 7,
+    }
+
+
+def test_times_by_the_curve_are_tested_as_ratios() -> None:
+    """50, 90 and 99 % saved: as differences more than the noise, as ratios (2, 10, 100) not."""
+    curve = make_curve([16, 32, 64, 128], [1.0, 2.0, 10.0, 100.0])
+    fixed = study.make_arm("fixed", "reference", BASE, SEEDS)
+    configs = [
+        dataclasses.replace(config, batch_size=size)
+        for config, size in zip(fixed.configs, (32, 64, 128), strict=True)
+    ]
+    arm = Arm(name="larger", role="fixed", configs=tuple(configs))
+    results = fake_results([fixed, arm], lambda *_: (100.0, 0.5))
+    told = study.make_study([fixed, arm], results, curve=curve, reference="fixed")
+    saved = told.arms[1].curve_saved_pct
+    assert saved is not None
+    assert saved.mean == pytest.approx((50 + 90 + 99) / 3)
+    assert scipy.stats.ttest_1samp([50, 90, 99], 0).pvalue < 0.05
+    assert scipy.stats.ttest_1samp(np.log([2, 10, 100]), 0).pvalue > 0.05
+    assert not saved.larger_than_noise
+
+
+def test_ablate_runs_no_variant_that_is_the_reference(
+    tmp_path: Path, in_process: list[str]
+) -> None:
+    config = RunConfig(
+        model="tests.tiny:net",
+        data="tests.tiny:blobs",
+        device="cpu",
+        epochs=4,
+        window_epochs=2,
+        max_batch_size=48,
+        channels_last="off",
+        scheduler="deba",
+        scheduler_args={"cooldown": 3},
+    )
+    told = ablate(config, seeds=[0], root=tmp_path)
+    names = {arm.name for arm in told.arms}
+    assert {"cooldown 0", "cooldown 1", "cooldown 10"} <= names
+    assert "cooldown 3" not in names

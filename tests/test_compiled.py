@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -145,3 +146,13 @@ def test_compile_is_yes_or_no_and_part_of_what_a_run_is() -> None:
     with pytest.raises(UsageError, match="compile is 'max'"):
         RunConfig(model="resnet18", compile="max")  # type: ignore[arg-type]
     assert COMPILED.run_id() != GROWING.run_id()
+
+
+def test_one_graph_serves_every_batch_from_the_first_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left to itself torch compiles the first size for itself, and only the second for all."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    counters.clear()
+    forward = compiled.compile_model(nn.Linear(3, 2))
+    for size in (16, 24, 40):
+        assert forward(torch.zeros(size, 3)).shape == (size, 2)
+    assert counters["stats"]["unique_graphs"] == 1

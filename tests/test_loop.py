@@ -7,6 +7,7 @@ import math
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -524,3 +525,43 @@ def test_the_peak_of_an_epoch_is_its_own(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(loop, "peak_memory", lambda _: told.append("peak") or 5)
     train_all(with_fields(epochs=3), blobs())
     assert told == ["reset", "peak"] * 3
+
+
+def test_the_clock_of_an_epoch_runs_from_an_idle_device_to_an_idle_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    real = loop.train_step
+
+    def step(*args: Any) -> Any:
+        told.append("step")
+        return real(*args)
+
+    def clock() -> float:
+        told.append("clock")
+        return float(len(told))
+
+    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(loop, "synchronize", lambda _: told.append("wait"))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=clock, process_time=clock))
+    data = blobs()
+    record = next(train(make_state(CONFIG, data), data, CONFIG))
+    steps = [index for index, what in enumerate(told) if what == "step"]
+    assert len(steps) == record.updates
+    assert told[steps[0] - 3 : steps[0]] == ["wait", "clock", "clock"]
+    assert told[steps[-1] + 1 :][:3] == ["wait", "clock", "clock"]
+
+
+@pytest.mark.parametrize("field", ["trace_sigma", "grad_sq_norm"])
+def test_noise_that_is_no_number_is_a_run_that_diverged(
+    monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    real = loop.measure_noise_scale
+
+    def measured(*args: Any) -> NoiseScaleRecord:
+        return dataclasses.replace(real(*args), **{field: float("nan")})
+
+    monkeypatch.setattr(loop, "measure_noise_scale", measured)
+    with pytest.raises(DivergedError) as told:
+        train_all(CONFIG, blobs())
+    assert told.value.epoch == CONFIG.window_epochs

@@ -139,3 +139,15 @@ def test_two_windows_of_one_seed_would_agree_beyond_all_noise(
         with pytest.raises(UsageError, match=told):
             ask()
     assert not list(tmp_path.iterdir())
+
+
+def test_the_cost_of_a_probe_counts_all_that_its_windows_took(
+    characterization: Characterization,
+) -> None:
+    windows = to_plain(characterization)["windows"]
+    epochs = [epoch for window in windows for epoch in window]
+    noise = [epoch["noise"]["time_s"] for epoch in epochs if epoch["noise"]]
+    assert len(noise) == 2
+    assert min(noise) > 0
+    took = sum(e["time_s"] + e["eval_s"] + e["compile_s"] for e in epochs) + sum(noise)
+    assert characterization.probe_s == pytest.approx(took, rel=1e-9)

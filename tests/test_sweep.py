@@ -667,3 +667,11 @@ def test_a_sweep_tells_of_curves_that_a_busy_machine_measured(
     assert len(notes) == (num_busy > 0)
     for text in notes:
         assert text.startswith(f"a busy machine measured {num_busy} of 3 throughput curves")
+
+
+def test_a_run_whose_turn_comes_while_a_sweep_ends_is_not_begun(tmp_path: Path) -> None:
+    executor = LocalProcesses(1)
+    executor.terminate()
+    assert executor._run(RunConfig(model="tests.tiny:net"), tmp_path) == "not begun"
+    assert [p.name for p in tmp_path.iterdir()] == ["logs"]
+    assert (tmp_path / "logs").is_dir()

@@ -19,6 +19,7 @@ from torch import nn
 
 from stability_probe import device, throughput
 from stability_probe.errors import MissingError
+from stability_probe.state import make_state
 from stability_probe.throughput import (
     MemoryFormatChoice,
     choose_memory_format,
@@ -267,3 +268,45 @@ def test_what_is_set_up_anew_at_a_change_of_size_is_off_the_clock(
     curve = measure_throughput(config, blobs(), [16, 32], CHOICE)
     assert [p.batch_size / p.samples_per_s for p in curve.points] == pytest.approx([0.2, 0.2])
     assert [p.spread for p in curve.points] == pytest.approx([0.0, 0.0])
+
+
+def test_the_clock_runs_from_an_idle_device_to_an_idle_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+
+    def clock() -> float:
+        told.append("clock")
+        return float(len(told))
+
+    monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=clock))
+    monkeypatch.setattr(throughput, "synchronize", lambda _: told.append("wait"))
+    monkeypatch.setattr(throughput, "train_step", lambda *_, **__: told.append("step"))
+    throughput._steps(make_state(CONFIG, blobs()), blobs(), CONFIG, 16, 2)
+    assert told == ["wait", "clock", "step", "step", "wait", "clock"]
+
+
+def test_a_timing_is_the_mean_of_all_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[int] = []
+
+    def steps(_state: Any, _data: Any, _config: Any, _size: int, count: int) -> float:
+        counts.append(count)
+        # The one before the clock is slow, as a first step after a change of size may be.
+        return 9.0 if len(counts) == 1 else count * 0.01
+
+    monkeypatch.setattr(throughput, "_steps", steps)
+    monkeypatch.setattr(throughput, "MIN_TIMING_S", 0.055)
+    state: Any = None
+    assert throughput._time_step(state, blobs(), CONFIG, 16) == pytest.approx(0.01)
+    assert counts == [1, 1, 5]
+
+
+def test_a_timed_step_augments_as_training_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = dataclasses.replace(blobs(), augment=True)
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        throughput, "train_step", lambda _state, _data, images, *_, **__: seen.append(images)
+    )
+    throughput._steps(make_state(CONFIG, data), data, CONFIG, 16, 1)
+    assert seen[0].shape == data.train_images[:16].shape
+    assert not torch.equal(seen[0], data.train_images[:16])
