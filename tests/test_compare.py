@@ -847,20 +847,26 @@ def test_times_by_the_curve_are_tested_as_ratios() -> None:
 
 
 def test_ablate_runs_no_variant_that_is_the_reference(
-    tmp_path: Path, in_process: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A window of 3 epochs is what DEBA is calibrated on where no other number is given."""
+    asked: list[RunConfig] = []
+
+    def run_all(configs: Sequence[RunConfig], *_: object) -> dict[str, str]:
+        asked.extend(configs)
+        return {}
+
+    monkeypatch.setattr(study, "run_all", run_all)
     config = RunConfig(
         model="tests.tiny:net",
         data="tests.tiny:blobs",
         device="cpu",
         epochs=4,
-        window_epochs=2,
-        max_batch_size=48,
+        window_epochs=3,
+        max_batch_size=16,
         channels_last="off",
-        scheduler="deba",
-        scheduler_args={"cooldown": 3},
     )
-    told = ablate(config, seeds=[0], root=tmp_path)
-    names = {arm.name for arm in told.arms}
-    assert {"cooldown 0", "cooldown 1", "cooldown 10"} <= names
-    assert "cooldown 3" not in names
+    with pytest.raises(RunError, match="fixed did not finish"):
+        ablate(config, seeds=[0], root=tmp_path)
+    calibrated = {c.scheduler_args.get("calibration_epochs") for c in asked}
+    assert calibrated == {None, 5, 10}

@@ -130,6 +130,11 @@ def test_the_largest_batch_of_a_curve_follows_from_the_data_where_none_is_given(
     )
 
 
+def test_a_bound_that_a_small_data_set_cuts_keeps_curves_of_two_data_sets_apart() -> None:
+    large = other(max_batch_size=2048)  # digits have 1437 training samples
+    assert step_id(large) != step_id(dataclasses.replace(large, data="fashion-mnist"))
+
+
 def test_seeds_are_a_list_of_different_numbers() -> None:
     assert checked_seeds(iter([2, 0])) == (2, 0)
     for seeds, words in (([], "no seed"), ([1, 0, 1], "seed 1 is given twice"), (3, "use a list")):
