@@ -37,7 +37,7 @@ from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.records import MeanStd
 from stability_probe.sealed import seal, unseal
 
-_FORMAT = 12
+_FORMAT = 13
 """Of the stored numbers and of how they are computed: raised when either changes."""
 
 
@@ -171,7 +171,7 @@ def _fit(
     from predictor.examples import make_examples, usable
     from predictor.held_out import Refits, half_widths
     from predictor.skill import describe, only_verdict
-    from predictor.verdicts import why_none
+    from predictor.verdicts import lengths_of, why_none
 
     speaking = rows_like(loaded, recipe, epochs)
     # Which runs have learned, or diverged, by then is asked of the runs as they were by then.
@@ -186,7 +186,8 @@ def _fit(
     model = CANDIDATES[CHOSEN].fit(examples)
     if not isinstance(model, ConstantHarm) or model.paths.paths:
         raise TypeError(f"a stored fit cannot hold {CHOSEN}")
-    widths, silent = half_widths(refits), why_none(refits)
+    widths = half_widths(refits)
+    silent = why_none(refits, lengths_of(rows_of(loaded, recipe), limits))
     made_of = recipe_of(vars(rows[0]))
     return FittedPredictor(
         key="",

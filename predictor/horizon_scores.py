@@ -9,12 +9,12 @@ import numpy as np
 from predictor import bootstrap
 from predictor.candidates import BASELINES, Candidate
 from predictor.corpus import CorpusRow
-from predictor.examples import Example, make_examples, usable
+from predictor.examples import usable
 from predictor.held_out import Refits
-from predictor.horizon import can_be_cut, rows_for
+from predictor.horizon import can_be_cut
 from predictor.scores import HorizonScores
 from predictor.skill import benefit_shares, benefits_of, outcomes_of, squared_errors
-from predictor.verdicts import verdicts
+from predictor.verdicts import Lengths, lengths_of, verdicts
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 
 HORIZONS = (10, 15, 20, 25, 30, 40, 60, 90, 120)
@@ -28,16 +28,15 @@ def score_horizons(
     longest = max((row.epochs for row in usable(kept)), default=0)
     window = max((row.window_epochs for row in usable(kept)), default=0)
     lengths = {n for n in HORIZONS if window < n < longest} | {longest} - {0}
-    return tuple(
-        _score(n, make_examples(usable(rows_for(kept, n)), limits), candidate)
-        for n in sorted(lengths)
-    )
+    of_length = lengths_of(kept, limits)
+    return tuple(_score(n, of_length, candidate) for n in sorted(lengths))
 
 
-def _score(epochs: int, examples: Sequence[Example], candidate: Candidate) -> HorizonScores:
+def _score(epochs: int, of_length: Lengths, candidate: Candidate) -> HorizonScores:
+    examples = of_length(epochs)
     refits, base = Refits(candidate, examples), Refits(BASELINES["majority"], examples)
     drawn = bootstrap.draw([e.family for e in examples])
-    benefit, said = benefits_of(examples), np.array(verdicts(refits))
+    benefit, said = benefits_of(examples), np.array(verdicts(refits, of_length))
     harms = np.array([e.harm_share for e in examples])
     brier, of_base = (
         bootstrap.mean_score(squared_errors(r.leave_one_out(), examples), drawn)

@@ -11,13 +11,13 @@ import numpy as np
 from predictor.candidates import BASELINES, CANDIDATES
 from predictor.corpus import CorpusRow, not_among
 from predictor.evaluate import held_out_cases
-from predictor.examples import Example, families, make_examples, usable
+from predictor.examples import families, make_examples, usable
 from predictor.held_out import Refits, intervals
 from predictor.physical import CHOSEN, Estimates
 from predictor.recipe import Recipe, recipe_of, rows_like, rows_of
 from predictor.scores import HeldOutCase, squared_error
 from predictor.skill import brier, only_verdict, outcomes_of
-from predictor.verdicts import why_none
+from predictor.verdicts import lengths_of, why_none
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 
 
@@ -79,8 +79,8 @@ def refit(
     return Refit(
         chosen=CHOSEN,
         limits=limits,
-        shipped=_skill(make_examples(known, limits)),
-        together=_skill(make_examples(together, limits)),
+        shipped=_skill(known, limits),
+        together=_skill(together, limits),
         own=tuple(cases),
         own_brier=_mean([squared_error(c.probability_of_benefit, c.benefit_share) for c in cases]),
         own_time_saved_mae=_mean(
@@ -111,7 +111,8 @@ def _inside(case: HeldOutCase) -> bool:
     return low <= case.measured_saved_pct <= high
 
 
-def _skill(examples: Sequence[Example]) -> Skill:
+def _skill(rows: Sequence[CorpusRow], limits: Limits) -> Skill:
+    examples = make_examples(rows, limits)
     chosen = Refits(CANDIDATES[CHOSEN], examples)
     base = Refits(BASELINES["majority"], examples)
     told = chosen.leave_one_out()
@@ -122,6 +123,6 @@ def _skill(examples: Sequence[Example]) -> Skill:
         brier=brier(told, examples),
         brier_base_rate=brier(base.leave_one_out(), examples),
         time_saved_mae=float(np.abs(told.time_saved_pct - measured).mean()),
-        no_skill=why_none(chosen),
+        no_skill=why_none(chosen, lengths_of(rows, limits)),
         only_verdict=only_verdict(chosen),
     )

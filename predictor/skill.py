@@ -65,14 +65,21 @@ def only_verdict(chosen: Refits) -> str | None:
     share alone is an answer, unless the prediction is surely worse than it. Needs
     `FEWEST_ALIKE` families.
     """
+    told = verdict_by_share(chosen)
+    if told is None:
+        return None
+    better = _beside_base_rate(chosen)[-1]
+    return told if better.low <= 0 <= better.high else None
+
+
+def verdict_by_share(chosen: Refits) -> str | None:
+    """What the share of benefits alone would answer to all, whichever families are drawn."""
     share = share_of_benefits(chosen)
     if share is None or len(set(chosen.family[with_headroom(chosen)])) < FEWEST_ALIKE:
         return None
-    if not (share.low >= ADAPT_PROBABILITY or share.high <= KEEP_PROBABILITY):
-        return None
-    better = _beside_base_rate(chosen)[-1]
-    told = "adapt" if share.low >= ADAPT_PROBABILITY else "keep_fixed"
-    return told if better.low <= 0 <= better.high else None
+    if share.low >= ADAPT_PROBABILITY:
+        return "adapt"
+    return "keep_fixed" if share.high <= KEEP_PROBABILITY else None
 
 
 def with_headroom(chosen: Refits) -> NDArray[np.bool_]:
@@ -98,7 +105,8 @@ def _beside_base_rate(chosen: Refits) -> tuple[float, float, Score]:
     rate = Refits(BASELINES["majority"], examples)
     base = squared_errors(rate.leave_one_out(), examples)
     drawn = bootstrap.draw(rate.family.tolist())
-    better = bootstrap.mean_score(mine - base, drawn)
+    # What differs by the rounding of a sum is neither better nor worse.
+    better = bootstrap.mean_score(np.round(mine - base, 12), drawn)
     assert better is not None
     return float(mine.mean()), float(base.mean()), better
 

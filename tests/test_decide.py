@@ -440,7 +440,7 @@ def test_rows_that_contradict_each_other_give_no_verdict(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same network gained and lost: even one that believes in its skill cannot say."""
-    monkeypatch.setattr("predictor.verdicts.why_none", lambda refits: None)
+    monkeypatch.setattr("predictor.verdicts.why_none", lambda *_: None)
 
     def told(*deltas: float) -> Prediction:
         rows = [

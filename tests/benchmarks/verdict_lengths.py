@@ -19,12 +19,11 @@ import numpy as np
 
 from predictor.candidates import CANDIDATES, Candidate
 from predictor.corpus import CorpusRow, load_corpus
-from predictor.examples import make_examples, usable
 from predictor.held_out import MEASURED, Refits, nested_intervals
-from predictor.horizon import can_be_cut, rows_for
+from predictor.horizon import can_be_cut
 from predictor.physical import CHOSEN
 from predictor.skill import benefits_of, no_skill, only_verdict, outcomes_of, share_of_benefits
-from predictor.verdicts import verdicts, why_none
+from predictor.verdicts import lengths_of, verdicts, why_none
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 
 LENGTHS = (*range(10, 31), 35, 40, 50, 60)
@@ -38,17 +37,18 @@ def describe(
     candidate: Candidate = CANDIDATES[CHOSEN],
 ) -> dict[str, Any]:
     """Of rows of one length, families held out."""
-    refits = Refits(candidate, make_examples(usable(rows_for(rows, epochs)), limits))
+    lengths = lengths_of(rows, limits)
+    refits = Refits(candidate, lengths(epochs))
     benefits = benefits_of(refits.examples) == 1
     found: dict[str, Any] = {
         "rows": len(benefits),
         "share_of_benefits": share_of_benefits(refits),
         "no_skill": no_skill(refits),
         "only": only_verdict(refits),
-        "why_none": why_none(refits),
+        "why_none": why_none(refits, lengths),
     }
-    for key, checked in (("before", False), ("after", True)):
-        adapt = np.array(verdicts(refits, checked=checked)) == "adapt"
+    for key, checked in (("before", None), ("after", lengths)):
+        adapt = np.array(verdicts(refits, checked)) == "adapt"
         found[key] = {"adapt": int(adapt.sum()), "right": int((adapt & benefits).sum())}
     ends = nested_intervals(refits)
     inside = {}
@@ -88,8 +88,8 @@ def main() -> None:
 def _told(found: dict[str, Any]) -> str:
     if found["no_skill"]:
         return "none: no skill"
-    if found["why_none"]:
-        return "none: too seldom right"
+    if reason := found["why_none"]:
+        return f"none: {'too seldom right' if 'came true' in reason else 'not of lengths near'}"
     return found["only"] or "by skill"
 
 
