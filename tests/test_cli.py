@@ -655,7 +655,7 @@ def test_what_the_users_own_code_prints_is_no_result(tmp_path: Path) -> None:
         ),
         (
             ("ownfails:Net", "--scheduler", "ownfails:Rule", "--scheduler-arg", 'answer="2"'),
-            ["Rule.propose() returned Proposal(batch_size='2'", "of a finite batch"],
+            ["Rule.propose() returned Proposal(batch_size='2'", "of a number of samples"],
         ),
     ],
 )

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stability_probe import metrics
+from stability_probe.errors import UsageError
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 from tests.factories import make_curve, make_epoch
 
@@ -276,7 +277,7 @@ def test_a_network_learns_when_some_epoch_is_clearly_better_than_the_first(
     ],
 )
 def test_limits_that_cannot_be(name: str, words: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{words} {value:g}; use"):
+    with pytest.raises(UsageError, match=f"{words} {value:g}; use"):
         Limits(**{name: value})
 
 
