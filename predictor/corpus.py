@@ -110,6 +110,13 @@ class CorpusRow:
     adaptive_run_id: str
 
     @property
+    def all_but_seed(self) -> tuple[object, ...]:
+        """What rows have in common that differ in the seed, the schedule or the machine alone."""
+        names = (*CONFIG_COLUMNS, "num_params", "num_macs", "num_train", "num_test")
+        shared = (getattr(self, name) for name in names if name != "seed")
+        return (*shared, self.fixed_batch_sizes[0], self.max_batch_size)
+
+    @property
     def pair_id(self) -> tuple[str, str]:
         """The ids of the two runs, which say what a row compares."""
         return self.fixed_run_id, self.adaptive_run_id

@@ -50,6 +50,7 @@ def decide(
     limits: Limits = DEFAULT_LIMITS,
     no_skill: str | None = None,
     only: str | None = None,
+    why_only: str | None = None,
     hopeless: str | None = None,
     alternative: str | None = None,
     measured_before: str | None = None,
@@ -58,8 +59,8 @@ def decide(
 
     `hopeless` says why no schedule can pay off, which holds whatever the corpus knows; `unlike`
     why the corpus does not speak for the case, which then gets no interval; `no_skill` why the
-    corpus tells nobody's benefit; `only` the one verdict that it bears out, where all of it is
-    alike.
+    corpus tells nobody's benefit; `only` the one verdict that it bears out, and `why_only` why,
+    where it is not that all of it is alike.
     """
     time_saved = float(estimates.time_saved_pct.mean())
     probability = float(estimates.probability_of_benefit.mean())
@@ -78,7 +79,7 @@ def decide(
         (verdict,) = verdicts
         reason = _reason(verdict, probability, limits)
         if only not in (None, verdict) and verdict != "abstain":
-            verdict, reason = "abstain", f"{reason}, {_ONLY[only]}"
+            verdict, reason = "abstain", f"{reason}, {why_only or _ONLY[only]}"
         if spans := _spans_the_decision(verdict, time_saved, saved, limits.min_time_saved_pct):
             verdict, reason = "abstain", spans
     return Prediction(

@@ -28,6 +28,7 @@ from predictor.examples import (
 from predictor.held_out import Refits, nested_intervals
 from predictor.horizon_scores import score_horizons
 from predictor.learning import LearningPoint, learning_curve
+from predictor.other_seeds import SeedScores, score_other_seeds
 from predictor.outcomes import Arm, ModelOutcome, compare_arms, model_outcomes, rank_by_headroom
 from predictor.physical import CHOSEN, INTERVAL_LEVEL, Estimates, Intervals
 from predictor.recipe import FEWEST_FAMILIES, Recipe, recipe_of, rows_like
@@ -129,6 +130,8 @@ class Evaluation:
     floor: SeedFloor
     brier_beside_floor: Score | None
     """Of the chosen candidate, over the rows that the floor is of."""
+    other_seeds: tuple[SeedScores, ...]
+    """What one seed of a model on the same data tells of the next, and what two do."""
     harm: HarmShares
     contrasts: tuple[SkillContrast, ...]
     arms: tuple[Arm, ...]
@@ -221,6 +224,7 @@ def evaluate(
         brier_beside_floor=bootstrap.mean_score(
             np.where(have_other_seed(kept), squared_errors(told[CHOSEN], examples), np.nan), drawn
         ),
+        other_seeds=score_other_seeds(refits[CHOSEN]),
         harm=harm_shares(kept, drawn, limits),
         contrasts=tuple(_contrast(*c, told, examples, drawn) for c in CONTRASTS),
         arms=compare_arms(rows, limits),

@@ -25,6 +25,9 @@ class Example:
     case: Case
     model: str
     family: str
+    seed: int
+    all_but_seed: tuple[object, ...]
+    """Of the row: the same for other seeds of it."""
     path: tuple[int, ...]
     """Batch sizes of the adaptive run by epoch."""
     time_saved_pct: float
@@ -104,6 +107,8 @@ def make_examples(rows: Sequence[CorpusRow], limits: Limits = DEFAULT_LIMITS) ->
             case=case_of(row),
             model=row.model,
             family=row.family,
+            seed=row.seed,
+            all_but_seed=row.all_but_seed,
             path=row.adaptive_batch_sizes,
             time_saved_pct=row.curve_saved_pct,
             measured_saved_pct=row.time_saved_pct,

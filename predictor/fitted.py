@@ -18,7 +18,7 @@ from typing import Any
 from predictor.corpus import CORPUS_READING, CorpusRow, corpus_path, known_paths, load_rows
 from predictor.features import FEATURES, Case
 from predictor.horizon import REACH
-from predictor.known_models import KnownModel, known_models
+from predictor.known_models import KnownModel, OtherSeeds, known_models
 from predictor.larger import LargerBatch, larger_batch
 from predictor.likeness import CaseRange, case_range
 from predictor.physical import (
@@ -36,8 +36,9 @@ from stability_probe.folders import cache_home
 from stability_probe.limits import DEFAULT_LIMITS, Limits
 from stability_probe.records import MeanStd
 from stability_probe.sealed import seal, unseal
+from stability_probe.words import counted
 
-_FORMAT = 13
+_FORMAT = 14
 """Of the stored numbers and of how they are computed: raised when either changes."""
 
 
@@ -68,12 +69,16 @@ class FittedPredictor:
     """Why the corpus bears out no verdict, None when it does."""
     only_verdict: str | None
     """The one verdict that it bears out, where it cannot tell models apart but all are alike."""
+    why_only: str | None = None
+    """Why not the other, where that is not the reason."""
     basis: str
     """What a prediction rests on, in a sentence."""
     larger: LargerBatch | None
     """What the corpus knows of a larger fixed batch."""
     models: tuple[KnownModel, ...]
     """What it measured, model by model."""
+    other_seeds: tuple[OtherSeeds, ...]
+    """What one seed of a model tells of the next, what two do, and so on."""
 
     def is_for(self, recipe: Recipe | None, epochs: int | None) -> bool:
         """Whether runs asked about would leave its rows as they are; see `rows_like`."""
@@ -82,14 +87,49 @@ class FittedPredictor:
         shortest, longest = self.run_epochs
         return epochs is None or longest <= epochs <= REACH * shortest or epochs > REACH * longest
 
+    def knowing(self, own: KnownModel | None) -> FittedPredictor:
+        """For the next seed of a model whose `own` pairs it was made of; see `other_seeds`.
+
+        Where they bear out nothing it only says so, and as it is for a model that has none.
+        """
+        told = self.told_by(own)
+        if own is None or told is None:
+            return self
+        if told.silent:
+            no_skill = self.no_skill and f"{self.no_skill}; {told.silent}"
+            return dataclasses.replace(self, no_skill=no_skill)
+        model = self._model.beside_own(
+            own.num_seeds, harm_share=own.harm_share, mean_delta_pp=own.mean_end_delta_pp
+        )
+        seeds = counted(own.num_seeds, "seed")
+        return dataclasses.replace(
+            self,
+            harm_rate=model.harm_rate,
+            mean_delta_pp=model.mean_delta_pp,
+            accuracy_delta_half_width=told.accuracy_delta_half_width,
+            no_skill=None,
+            only_verdict=told.only_verdict,
+            why_only=told.why_only,
+            basis=f"{seeds} of this model on the same data; in the corpus, {told.words}; all of "
+            f"it: {self.basis}",
+        )
+
+    def told_by(self, own: KnownModel | None) -> OtherSeeds | None:
+        """What so many seeds as a model's `own` pairs have tell of the next; None for none."""
+        few = [o for o in self.other_seeds if own is not None and o.num_seeds <= own.num_seeds]
+        return few[-1] if few else None
+
     def estimates(self, cases: Sequence[Case]) -> Estimates:
         """One a case, by the chosen candidate."""
-        model = ConstantHarm(
+        return self._model.estimates(cases)
+
+    @property
+    def _model(self) -> ConstantHarm:
+        return ConstantHarm(
             paths=Paths(limits=self.limits),
             harm_rate=self.harm_rate,
             mean_delta_pp=self.mean_delta_pp,
         )
-        return model.estimates(cases)
 
     def intervals(self, told: Estimates, cases: Sequence[Case]) -> Intervals:
         """Around the estimates of these cases."""
@@ -170,6 +210,7 @@ def _fit(
     from predictor.candidates import CANDIDATES
     from predictor.examples import make_examples, usable
     from predictor.held_out import Refits, half_widths
+    from predictor.other_seeds import what_they_tell
     from predictor.skill import describe, only_verdict
     from predictor.verdicts import lengths_of, why_none
 
@@ -187,7 +228,8 @@ def _fit(
     if not isinstance(model, ConstantHarm) or model.paths.paths:
         raise TypeError(f"a stored fit cannot hold {CHOSEN}")
     widths = half_widths(refits)
-    silent = why_none(refits, lengths_of(rows_of(loaded, recipe), limits))
+    lengths = lengths_of(rows_of(loaded, recipe), limits)
+    silent = why_none(refits, lengths)
     made_of = recipe_of(vars(rows[0]))
     return FittedPredictor(
         key="",
@@ -205,6 +247,7 @@ def _fit(
         basis=describe(refits, made_of, verdicts=silent is None),
         larger=larger_batch(speaking, limits),
         models=known_models(rows, limits),
+        other_seeds=what_they_tell(refits, lengths),
     )
 
 
@@ -226,7 +269,7 @@ def _read(path: Path) -> FittedPredictor | None:
     try:
         values = unseal(path.read_bytes())
         for name in ("time_saved_half_width", "accuracy_delta_half_width"):
-            values[name] = math.inf if values[name] is None else float(values[name])
+            values[name] = _read_width(values[name])
         values["known"] = _read_range(values["known"])
         values["recipe"] = Recipe(**values["recipe"])
         values["run_epochs"] = tuple(values["run_epochs"])
@@ -234,9 +277,14 @@ def _read(path: Path) -> FittedPredictor | None:
         values["larger"] = None if values["larger"] is None else LargerBatch(**values["larger"])
         values["recipes"] = tuple(_read_recipe(recipe) for recipe in values["recipes"])
         values["models"] = tuple(_read_model(model) for model in values["models"])
+        values["other_seeds"] = tuple(_read_seeds(told) for told in values["other_seeds"])
         return FittedPredictor(**values)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, UsageError):
         return None
+
+
+def _read_width(value: Any) -> float:
+    return math.inf if value is None else float(value)
 
 
 def _read_range(values: dict[str, Any]) -> CaseRange:
@@ -260,6 +308,11 @@ def _read_recipe(values: dict[str, Any]) -> KnownRecipe:
 def _read_model(values: dict[str, Any]) -> KnownModel:
     recipe, delta = Recipe(**values.pop("recipe")), MeanStd(**values.pop("accuracy_delta_pp"))
     return KnownModel(recipe=recipe, accuracy_delta_pp=delta, **values)
+
+
+def _read_seeds(values: dict[str, Any]) -> OtherSeeds:
+    width = _read_width(values.pop("accuracy_delta_half_width"))
+    return OtherSeeds(accuracy_delta_half_width=width, **values)
 
 
 def _key(paths: Sequence[Path], limits: Limits, recipe: Recipe | None, epochs: int | None) -> str:

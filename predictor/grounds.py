@@ -16,6 +16,7 @@ from predictor.corpus import CorpusRow, known_paths, load_rows
 from predictor.examples import case_of, usable
 from predictor.features import FEATURES, Case, make_cases, replayed_time_saved_pct
 from predictor.fitted import FittedPredictor, fitted_predictor
+from predictor.known_models import KnownModel, own_pairs
 from predictor.likeness import FEATURE_WORDS, outside
 from predictor.physical import rehearsals
 from predictor.recipe import recipe_of, rows_like
@@ -80,6 +81,10 @@ class Grounds:
     """A prediction taken apart."""
 
     fitted: FittedPredictor
+    own: KnownModel | None
+    """Pairs of the very model that its rate of harm counts in; None where there are none."""
+    others_harm_rate: float
+    """That of the corpus, which does not know whose runs are asked about."""
     rehearsed: tuple[Rehearsed, ...]
     probability_of_benefit: float
     time_saved_pct: float
@@ -95,10 +100,15 @@ def make_grounds(c: Characterization, limits: Limits = DEFAULT_LIMITS) -> Ground
     """
     recipe, epochs = recipe_of(c.config), c.config["epochs"]
     fitted, cases = fitted_predictor(limits=limits, recipe=recipe, epochs=epochs), make_cases(c)
-    told = fitted.estimates(cases)
+    own = own_pairs(c, fitted.models)
+    told_by = fitted.told_by(own)
+    known = fitted.knowing(own)
+    told = known.estimates(cases)
     rows = usable(rows_like(load_rows(known_paths()), recipe, epochs))
     return Grounds(
-        fitted=fitted,
+        fitted=known,
+        own=own if told_by is not None and told_by.silent is None else None,
+        others_harm_rate=fitted.harm_rate,
         rehearsed=tuple(_rehearse(s, case, limits) for s, case in zip(c.seeds, cases, strict=True)),
         probability_of_benefit=float(told.probability_of_benefit.mean()),
         time_saved_pct=float(told.time_saved_pct.mean()),

@@ -5,6 +5,7 @@ A stored fit is made of this, so that a prediction imports neither scikit-learn 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -113,6 +114,23 @@ class ConstantHarm:
     paths: Paths
     harm_rate: float
     mean_delta_pp: float
+
+    def beside_own(
+        self, num_seeds: int, *, harm_share: float, mean_delta_pp: float
+    ) -> ConstantHarm:
+        """For a model of which so many seeds were measured, with these means over them.
+
+        The corpus counts as one seed more: it alone speaks where there is none.
+        """
+
+        def mixed(rate: float, own: float) -> float:
+            return (rate + num_seeds * own) / (1 + num_seeds)
+
+        return dataclasses.replace(
+            self,
+            harm_rate=mixed(self.harm_rate, harm_share),
+            mean_delta_pp=mixed(self.mean_delta_pp, mean_delta_pp),
+        )
 
     def estimates(self, cases: Sequence[Case]) -> Estimates:
         harm, delta = (np.full(len(cases), v) for v in (self.harm_rate, self.mean_delta_pp))

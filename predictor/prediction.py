@@ -9,7 +9,7 @@ from typing import Any
 from predictor.decide import decide, larger_fixed_batch, too_little_headroom
 from predictor.features import Case, make_cases
 from predictor.fitted import FittedPredictor, fitted_predictor
-from predictor.known_models import measured_before
+from predictor.known_models import measured_before, own_pairs
 from predictor.likeness import stuck, unlike
 from predictor.recipe import recipe_of, unlike_recipes
 from stability_probe.limits import DEFAULT_LIMITS, Limits
@@ -30,8 +30,9 @@ def predict(
     """
     recipe, epochs = recipe_of(c.config), c.config["epochs"]
     fitted = fitted_predictor(corpus, limits, recipe=recipe, epochs=epochs, without=without)
-    before = measured_before(c, fitted.models, limits)
-    return predict_cases(make_cases(c), c.config, fitted, busy=c.curve.busy, before=before)
+    before, own = measured_before(c, fitted.models, limits), own_pairs(c, fitted.models)
+    known = fitted.knowing(own)
+    return predict_cases(make_cases(c), c.config, known, busy=c.curve.busy, before=before)
 
 
 def predict_cases(
@@ -61,6 +62,7 @@ def predict_cases(
         unlike=silent,
         no_skill=fitted.no_skill,
         only=fitted.only_verdict,
+        why_only=fitted.why_only,
         # A curve of one batch needs no timing to say that none is larger.
         hopeless=(
             None

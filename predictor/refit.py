@@ -13,6 +13,8 @@ from predictor.corpus import CorpusRow, not_among
 from predictor.evaluate import held_out_cases
 from predictor.examples import families, make_examples, usable
 from predictor.held_out import Refits, intervals
+from predictor.known_models import OtherSeeds
+from predictor.other_seeds import what_they_tell
 from predictor.physical import CHOSEN, Estimates
 from predictor.recipe import Recipe, recipe_of, rows_like, rows_of
 from predictor.scores import HeldOutCase, squared_error
@@ -36,6 +38,8 @@ class Skill:
     """Why every verdict abstains, None where the corpus bears one out."""
     only_verdict: str | None
     """The one that it bears out where it cannot tell models apart, but nearly all are alike."""
+    other_seeds: tuple[OtherSeeds, ...]
+    """What pairs of the same model and data bear out beside that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +119,7 @@ def _skill(rows: Sequence[CorpusRow], limits: Limits) -> Skill:
     examples = make_examples(rows, limits)
     chosen = Refits(CANDIDATES[CHOSEN], examples)
     base = Refits(BASELINES["majority"], examples)
-    told = chosen.leave_one_out()
+    told, lengths = chosen.leave_one_out(), lengths_of(rows, limits)
     measured = outcomes_of(examples, "measured_saved_pct")
     return Skill(
         num_rows=len(examples),
@@ -123,6 +127,7 @@ def _skill(rows: Sequence[CorpusRow], limits: Limits) -> Skill:
         brier=brier(told, examples),
         brier_base_rate=brier(base.leave_one_out(), examples),
         time_saved_mae=float(np.abs(told.time_saved_pct - measured).mean()),
-        no_skill=why_none(chosen, lengths_of(rows, limits)),
+        no_skill=why_none(chosen, lengths),
         only_verdict=only_verdict(chosen),
+        other_seeds=what_they_tell(chosen, lengths),
     )

@@ -35,6 +35,7 @@ def grounds_part(key: str, grounds: Grounds) -> Part:
         ),
         words=(0,),
     )
+    told_of = "other seeds of its models" if grounds.own else "families it never saw"
     enough = sum(r.enough for r in rehearsed) / len(rehearsed)
     widths = grounds.fitted.time_saved_half_width, grounds.fitted.accuracy_delta_half_width
     return Part(
@@ -45,16 +46,29 @@ def grounds_part(key: str, grounds: Grounds) -> Part:
             "on the throughput curve above; that gives the time it would save.",
             f"Share of the rehearsals that save at least {limits.min_time_saved_pct:g} %: "
             f"{enough:.2f}. Runs of the corpus, cut to as many epochs, that lost more than "
-            f"{limits.max_accuracy_loss_pp:g} points of accuracy: {harm:.2f}, taken as the same "
-            f"for every model. Probability of a benefit: {enough:.2f} × (1 − {harm:.2f}) = "
+            f"{limits.max_accuracy_loss_pp:g} points of accuracy: {grounds.others_harm_rate:.2f}, "
+            f"{_whose_harm(grounds)}. Probability of a benefit: {enough:.2f} × (1 − {harm:.2f}) = "
             f"{grounds.probability_of_benefit:.2f}. A verdict needs at most {KEEP_PROBABILITY} or "
             f"at least {ADAPT_PROBABILITY}, and a corpus that bears it out: by the skill that the "
-            "predictor has shown on families it never saw, or since nearly all rows agree.",
+            f"predictor has shown on {told_of}, or since nearly all rows agree.",
             "Intervals are conformal, from errors on architecture families held out: "
-            f"± {widths[0]:.1f} points of time saved, ± {widths[1]:.1f} points of accuracy.",
+            f"± {widths[0]:.1f} points of time saved, ± {widths[1]:.1f} points of accuracy"
+            f"{', the latter from errors on other seeds' if grounds.own else ''}.",
         ),
         figures=(figures.rehearsal_figure(key, grounds),),
         tables=(table,),
+    )
+
+
+def _whose_harm(grounds: Grounds) -> str:
+    """How the rate of harm follows from that of the corpus, for a person."""
+    own = grounds.own
+    if own is None:
+        return "taken as the same for every model"
+    return (
+        f"which counts as one seed beside the {own.num_seeds} of this very model, that lost it "
+        f"in {own.harm_share:.2f} of their last epochs, so that the rate is "
+        f"{grounds.fitted.harm_rate:.2f}"
     )
 
 

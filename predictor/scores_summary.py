@@ -18,6 +18,7 @@ from predictor.scores import Score
 from predictor.stability_scores import WINDOWS, ScoreFormula
 from stability_probe.plain import to_plain
 from stability_probe.records import MeanStd
+from stability_probe.words import counted
 
 _SHOWN_WINDOW = 4
 _FLOOR = "least possible †"
@@ -68,6 +69,15 @@ def evaluation_tables(e: Evaluation) -> Group:
             "dim",
         ),
     ]
+    if e.other_seeds:
+        parts += [
+            _seeds_table(e),
+            Text(
+                "pairs told by other seeds of the same model and data; all other models count\n"
+                "as one seed more; base: of always telling the share of benefits among those",
+                "dim",
+            ),
+        ]
     parts += [_harm_table(e), Text(_end_line(e), "dim")]
     if e.shares:
         parts.append(_share_table(e))
@@ -135,20 +145,34 @@ def refit_tables(r: Refit) -> Group:
 
 def _verdicts(s: Skill) -> str:
     """Which verdicts the rows bear out."""
+    told = "verdicts can be given"
     if s.no_skill:
-        return f"every verdict abstains: {s.no_skill}"
-    if s.only_verdict:
+        told = f"every verdict abstains: {s.no_skill}"
+    elif s.only_verdict:
         one = s.only_verdict.replace("_", " ")
-        return f"the only verdict is {one}: nearly all rows agree, and none is told from another"
-    return "verdicts can be given"
+        told = f"the only verdict is {one}: nearly all rows agree, and none is told from another"
+    for seeds in s.other_seeds:
+        of = f"of a model with {counted(seeds.num_seeds, 'seed')} on the same data"
+        only = seeds.only_verdict and seeds.only_verdict.replace("_", " ")
+        can = f"the only verdict is {only}, {seeds.why_only}" if only else "verdicts can be given"
+        told += f"\n{of}: {seeds.silent or f'{can}; {seeds.words}'}"
+    return told
 
 
 def _bounded(values: dict[str, Any], cases: str) -> dict[str, Any]:
     """Too few families for the level leave an interval without ends: null in JSON."""
+    for told in _all_other_seeds(values):
+        if not math.isfinite(told["accuracy_delta_half_width"]):
+            told["accuracy_delta_half_width"] = None
     for case in values[cases]:
         for name in ("time_saved_interval_pct", "accuracy_delta_interval_pp"):
             case[name] = [end if math.isfinite(end) else None for end in case[name]]
     return values
+
+
+def _all_other_seeds(values: dict[str, Any]) -> list[dict[str, Any]]:
+    skills = (values, *(values[key] for key in ("shipped", "together") if key in values))
+    return [told for skill in skills for told in skill.get("other_seeds", ())]
 
 
 def _is_table(part: RenderableType) -> bool:
@@ -253,6 +277,23 @@ def _model_table(e: Evaluation) -> Table:
         for m in e.models
     )
     columns = ("DEBA", "runs", "headroom", "stability", "saved %", "points", "benefit")
+    return _table(columns, rows)
+
+
+def _seeds_table(e: Evaluation) -> Table:
+    rows = (
+        (
+            str(s.num_seeds),
+            str(s.num_pairs),
+            _short(s.brier, 3),
+            _short(s.brier_of_base_rate, 3),
+            _signed(s.difference, 3),
+            f"{s.adapt_right}/{s.adapt}",
+            f"{s.keep_fixed_right}/{s.keep_fixed}",
+        )
+        for s in e.other_seeds
+    )
+    columns = ("told by other seeds", "pairs", "Brier", "base", "difference", "adapt", "keep")
     return _table(columns, rows)
 
 

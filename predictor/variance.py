@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from predictor import bootstrap
 from predictor.bootstrap import Draws
-from predictor.corpus import CONFIG_COLUMNS, END_EPOCHS, CorpusRow
+from predictor.corpus import END_EPOCHS, CorpusRow
 from predictor.examples import finished
 from predictor.scores import Score
 from stability_probe import metrics
@@ -183,8 +183,8 @@ def _to_other_seeds(
     there are none. Shape [num_rows]."""
     cells: dict[tuple[object, ...], list[CorpusRow]] = {}
     for row in rows:
-        cells.setdefault(_all_but_seed(row), []).append(row)
-    others = [[r for r in cells[_all_but_seed(row)] if r.seed != row.seed] for row in rows]
+        cells.setdefault(row.all_but_seed, []).append(row)
+    others = [[r for r in cells[row.all_but_seed] if r.seed != row.seed] for row in rows]
     return np.array(
         [
             np.mean([difference(row, other) for other in beside]) if beside else np.nan
@@ -196,11 +196,6 @@ def _to_other_seeds(
 def have_other_seed(rows: Sequence[CorpusRow]) -> NDArray[np.bool_]:
     """Which rows differ from another in the seed alone, shape [num_rows]."""
     return ~np.isnan(_to_other_seeds(rows, lambda one, other: 0.0))
-
-
-def _all_but_seed(row: CorpusRow) -> tuple[object, ...]:
-    names = (*CONFIG_COLUMNS, "num_train", "num_test", "max_batch_size")
-    return tuple(getattr(row, name) for name in names if name != "seed")
 
 
 def components(values: NDArray[np.float64]) -> Shares:

@@ -92,13 +92,18 @@ def hangs_on_length(refits: Refits, lengths: Lengths) -> str | None:
     if only is None:
         return None
     epochs = max(e.case.epochs for e in refits.examples)
-    for near in range(epochs - epochs // 10, epochs + epochs // 10 + 1):
+    for near in near_lengths(epochs):
         if verdict_by_share(Refits(refits.candidate, lengths(near))) != only:
             return (
                 f"the share of runs that benefited would be an answer at {epochs} epochs and is "
                 f"none at {near}, which is too near its limit to lean on"
             )
     return None
+
+
+def near_lengths(epochs: int) -> Sequence[int]:
+    """Lengths of run at which an answer has to be the same."""
+    return range(epochs - epochs // 10, epochs + epochs // 10 + 1)
 
 
 def _came_true_too_seldom(refits: Refits) -> str | None:

@@ -59,6 +59,7 @@ FITTED = FittedPredictor(
     basis="few rows",
     larger=None,
     models=(),
+    other_seeds=(),
 )
 
 

@@ -47,14 +47,14 @@ def test_seeds_are_put_together_and_nothing_else_is() -> None:
 def test_a_model_is_told_what_was_measured_of_it_on_its_own_data() -> None:
     known = known_models(ROWS)
     assert measured_before(make_characterization(), known) == (
-        "DEBA changed this model's accuracy by -2.0 ± 1.4 points on digits (2 seeds, 4 epochs; "
-        "more than 0.5 lost in 2)"
+        "DEBA changed this model's accuracy by -2.0 ± 1.4 points on 1000 samples of digits (2 "
+        "pairs of runs, 4 epochs; more than 0.5 lost in 2)"
     )
     elsewhere = make_characterization(config={"data": "fashion-mnist"})
     assert measured_before(elsewhere, known) == (
-        "DEBA changed this model's accuracy by +2.0 points on crops (1 seed, 4 epochs; more than "
-        "0.5 lost in 0); -2.0 ± 1.4 points on digits (2 seeds, 4 epochs; more than 0.5 lost in 2), "
-        "which says little of other data"
+        "DEBA changed this model's accuracy by +2.0 points on 1000 samples of crops (1 pair of "
+        "runs, 4 epochs; more than 0.5 lost in 0); -2.0 ± 1.4 points on 1000 samples of digits (2 "
+        "pairs of runs, 4 epochs; more than 0.5 lost in 2), which says little of other data"
     )
     wide = Limits(max_accuracy_loss_pp=2.0)
     told = measured_before(make_characterization(), known_models(ROWS, wide), wide)
