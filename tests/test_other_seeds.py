@@ -18,11 +18,14 @@ from mapie.regression import SplitConformalRegressor
 from rich.console import Console
 from sklearn.dummy import DummyRegressor
 
+from predictor import fitted as fitted_module
+from predictor import grounds as grounds_module
 from predictor.candidates import BASELINES, CANDIDATES
 from predictor.corpus import CorpusRow, format_corpus, load_corpus
 from predictor.evaluate import evaluate
 from predictor.examples import make_examples
 from predictor.fitted import _read, fit_predictor, fitted_predictor, to_json
+from predictor.grounds import Grounds, make_grounds
 from predictor.held_out import Refits
 from predictor.known_models import KnownModel, OtherSeeds, known_models, own_pairs
 from predictor.other_seeds import (
@@ -34,6 +37,7 @@ from predictor.other_seeds import (
 from predictor.physical import CHOSEN, ConstantHarm, Paths, rehearsed_time_saved_pct
 from predictor.prediction import predict
 from predictor.refit import refit
+from predictor.report_grounds import grounds_part
 from predictor.scores_summary import evaluation_json, evaluation_tables, refit_json, refit_tables
 from predictor.verdicts import lengths_of
 from stability_probe.limits import DEFAULT_LIMITS
@@ -331,6 +335,33 @@ def test_the_next_seed_of_a_measured_model_is_told_by_its_own_pairs(corpus: Path
     assert ends is not None
     assert ends[1] - ends[0] == pytest.approx(2 * known.other_seeds[1].accuracy_delta_half_width)
     assert ends[1] - ends[0] < 2 * known.accuracy_delta_half_width
+
+
+def test_the_page_takes_the_rate_apart(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def grounds_of(path: Path, model: str) -> tuple[Grounds, str]:
+        for module in (fitted_module, grounds_module):
+            monkeypatch.setattr(module, "known_paths", lambda: [path])
+        grounds = make_grounds(asked(model))
+        return grounds, " ".join(grounds_part("key", grounds).text)
+
+    grounds, text = grounds_of(corpus, "alpha1")
+    assert grounds.probability_of_benefit == predict(asked("alpha1"), corpus).probability_of_benefit
+    assert (grounds.others_harm_rate, grounds.fitted.harm_rate) == (0.5, 0.125)
+    assert (
+        "lost more than 0.5 points of accuracy: 0.50, which counts as one seed beside the 3 of "
+        "this very model, that lost it in 0.00 of their last epochs, so that the rate is 0.12. "
+        "Probability of a benefit: 1.00 × (1 − 0.12) = 0.88."
+    ) in text
+    assert "on other seeds of its models" in text
+    others = tmp_path / "others.csv"
+    others.write_text(format_corpus(make_rows(of_the_seed)))
+    for path, model in ((corpus, "resnet10t"), (others, "alpha1")):
+        grounds, text = grounds_of(path, model)
+        assert grounds.own is None
+        assert "0.50, taken as the same for every model. " in text
+        assert "on families it never saw" in text
 
 
 def test_runs_to_be_scored_are_not_told_by_themselves(corpus: Path) -> None:
