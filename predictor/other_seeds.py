@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictor import bootstrap
-from predictor.candidates import BASELINES
 from predictor.decide import ADAPT_PROBABILITY, KEEP_PROBABILITY
 from predictor.examples import families
 from predictor.held_out import Refits
@@ -24,6 +23,7 @@ from predictor.scores import Score
 from predictor.skill import (
     FEWEST_ALIKE,
     benefits_of,
+    errors_of_base_rate,
     outcomes_of,
     squared_errors,
     with_headroom,
@@ -88,7 +88,7 @@ def _score(refits: Refits, num_seeds: int) -> SeedScores | None:
         return None
     examples = [refits.examples[i] for i in at]
     p, mine = told.probability_of_benefit, squared_errors(told, examples)
-    others = _errors_of_base_rate(refits)[at]
+    others = errors_of_base_rate(refits)[at]
     drawn = bootstrap.draw([e.family for e in examples])
     # What differs by the rounding of a sum is neither better nor worse.
     difference = bootstrap.mean_score(np.round(mine - others, 12), drawn)
@@ -205,17 +205,6 @@ def conformal_half_width(errors: NDArray[np.float64], level: float = INTERVAL_LE
     """
     rank = math.ceil(round((len(errors) + 1) * level, 9))
     return float(np.sort(errors)[rank - 1]) if rank <= len(errors) else math.inf
-
-
-def _errors_of_base_rate(refits: Refits) -> NDArray[np.float64]:
-    """Of the share of benefits among other families with headroom; nan for examples without."""
-    open_ = with_headroom(refits)
-    examples = [refits.examples[i] for i in np.flatnonzero(open_)]
-    errors = np.full(len(open_), np.nan)
-    errors[open_] = squared_errors(
-        Refits(BASELINES["majority"], examples).leave_one_out(), examples
-    )
-    return errors
 
 
 def _is_better(scores: SeedScores | None) -> bool:

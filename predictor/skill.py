@@ -100,15 +100,24 @@ def _beside_base_rate(chosen: Refits) -> tuple[float, float, Score]:
     """Brier score of the chosen candidate and of the share of benefits among the other families,
     and their difference; all of examples with headroom, which are of two families at least."""
     open_ = with_headroom(chosen)
-    examples = [e for e, counts in zip(chosen.examples, open_, strict=True) if counts]
     mine = squared_errors(chosen.leave_one_out(), chosen.examples)[open_]
-    rate = Refits(BASELINES["majority"], examples)
-    base = squared_errors(rate.leave_one_out(), examples)
-    drawn = bootstrap.draw(rate.family.tolist())
+    base = errors_of_base_rate(chosen)[open_]
+    drawn = bootstrap.draw(chosen.family[open_].tolist())
     # What differs by the rounding of a sum is neither better nor worse.
     better = bootstrap.mean_score(np.round(mine - base, 12), drawn)
     assert better is not None
     return float(mine.mean()), float(base.mean()), better
+
+
+def errors_of_base_rate(chosen: Refits) -> NDArray[np.float64]:
+    """Of the share of benefits among the other families with headroom, as `squared_errors`; nan for
+    examples without."""
+    open_ = with_headroom(chosen)
+    examples = [e for e, counts in zip(chosen.examples, open_, strict=True) if counts]
+    rate = Refits(BASELINES["majority"], examples)
+    errors = np.full(len(open_), np.nan)
+    errors[open_] = squared_errors(rate.leave_one_out(), examples)
+    return errors
 
 
 def describe(chosen: Refits, recipe: Recipe, *, verdicts: bool) -> str:
